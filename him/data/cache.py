@@ -1,0 +1,74 @@
+"""Prepared data on disk, in Arrow: written once under a hash of all that made it, mapped into memory afterwards."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from him.ragged import Ragged
+
+Columns = dict[str, np.ndarray | Ragged]
+
+
+def fingerprint(*parts: object) -> str:
+    """Hash of anything whose `repr` tells it completely, as 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part).encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
+
+
+def save_columns(folder: Path, columns: Mapping[str, np.ndarray | Ragged], texts: Mapping[str, str]) -> None:
+    """Writes columns and texts to a folder of their own; it appears whole or not at all.
+
+    A folder that is there already has the same content by its name, and is kept.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, column in columns.items():
+            _write_column(aside / f"{name}.arrow", column)
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        os.rename(aside, folder)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not folder.is_dir():
+            raise
+
+
+def load_columns(folder: Path) -> Columns:
+    """Maps the columns of a folder into memory; pages are read when they are used."""
+    return {path.stem: _read_column(path) for path in sorted(folder.glob("*.arrow"))}
+
+
+def _write_column(path: Path, column: np.ndarray | Ragged) -> None:
+    values, offsets = (column.values, column.offsets) if isinstance(column, Ragged) else (column, None)
+    # Arrow keeps one dimension: the width of two-dimensional values goes into the schema.
+    width = values.shape[1] if values.ndim == 2 else 0
+    arrays = {"values": values} | ({} if offsets is None else {"offsets": offsets})
+    schema = pa.schema([(name, pa.from_numpy_dtype(array.dtype)) for name, array in arrays.items()])
+    with pa.OSFile(str(path), "wb") as file:
+        for name, array in arrays.items():
+            part = pa.schema([schema.field(name)], metadata={"width": str(width)})
+            with pa.ipc.new_stream(file, part) as writer:
+                flat = np.ascontiguousarray(array).reshape(-1)
+                writer.write_batch(pa.record_batch([pa.array(flat)], schema=part))
+
+
+def _read_column(path: Path) -> np.ndarray | Ragged:
+    parts = []
+    with pa.memory_map(str(path)) as file:
+        while file.tell() < file.size():
+            with pa.ipc.open_stream(file) as reader:
+                width = int(reader.schema.metadata[b"width"])
+                (batch,) = list(reader)
+                flat = batch.column(0).to_numpy(zero_copy_only=True)
+                parts.append(flat.reshape(-1, width) if width and not parts else flat)
+    return parts[0] if len(parts) == 1 else Ragged(*parts)

@@ -1,0 +1,308 @@
+"""How a story is told and asked about: from a `Story` to a paragraph whose every value has a known place.
+
+The wordings are in `phrases/<kind>.txt`, one file for each kind of entity:
+
+- `# relations`: `name: value type` (the types are those of `world.Dice.value`);
+- `# clauses`: what a sentence says of its subject. `{relation}` is a value. A clause that names the subject itself, as
+  `{s}`, stands alone; the others follow a subject and may be joined;
+- `# ask RELATION`: questions that `RELATION` answers. `{s}` is the entity's name; `name` asks for the entity itself.
+
+`[a|b]` is a choice, `{its}` the possessive pronoun, and `*` after a block's name keeps it for validation. The words of
+validation wordings all occur in training wordings of the same kind, in other combinations.
+"""
+
+import random
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from him.data.sample.world import TRAIN, VALIDATION, Story
+
+_SLOT = re.compile(r"\{(\w+)\}")
+_CHOICE = re.compile(r"\[([^\]]*)\]")
+_POSSESSIVE = {"she": "her", "he": "his", "it": "its"}
+_GRAMMAR_SLOTS = {"s", "its"}
+
+# Sentences that answer nothing: they hold the same types of values as the facts, so that a type alone finds nothing.
+ASIDES = {
+    TRAIN: (
+        "A statue by {person} recalls those days.",
+        "The story was told again by {person} in {year}.",
+        "In {year} a newspaper in {place} printed the story.",
+        "Few people in {place} have heard of it.",
+        "A letter of {date} describes this in detail.",
+        "{person} later spoke of it with great respect.",
+        "A museum in {place} keeps {count} letters about it.",
+        "An exhibition in {year} was visited by {count} people.",
+    ),
+    VALIDATION: (
+        "In {year} {person} told the story again.",
+        "A newspaper in {place} later printed {count} letters about it.",
+        "A letter by {person} recalls it.",
+        "A museum in {place} describes the story in detail.",
+    ),
+}
+_JOINTS = {TRAIN: (" and ",), VALIDATION: (" and ",)}
+_OTHERS = {
+    TRAIN: ("{s} {a}", "By contrast, {s} {a}", "{s}, by contrast, {a}", "Meanwhile, {s} {a}"),
+    VALIDATION: ("{s} {a}", "{s}, meanwhile, {a}", "But {s} {a}"),
+}
+_CONTRASTS = {
+    TRAIN: (
+        "{s} {a}, while {t} {b}",
+        "{s} {a}, but {t} {b}",
+        "while {s} {a}, {t} {b}",
+        "{s} {a}, and {t}, by contrast, {b}",
+    ),
+    VALIDATION: ("{s} {a}, and {t} {b}", "{s} {a}, but {t}, by contrast, {b}"),
+}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One way to say or ask something, and the split it belongs to."""
+
+    text: str
+    split: str
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """The facts it states or needs."""
+        return tuple(slot for slot in _SLOT.findall(self.text) if slot not in _GRAMMAR_SLOTS)
+
+    @property
+    def stands_alone(self) -> bool:
+        return "{s}" in self.text
+
+    @property
+    def variants(self) -> list[str]:
+        """The text for each way to take its choices."""
+        texts = [self.text]
+        while found := _CHOICE.search(texts[0]):
+            options = found.group(1).split("|")
+            texts = [_CHOICE.sub(lambda _, taken=taken: taken, text, count=1) for text in texts for taken in options]
+        return [" ".join(text.split()).replace(" ,", ",") for text in texts]  # an empty choice leaves a space
+
+
+@dataclass
+class Phrases:
+    """All wordings for one kind of entity."""
+
+    kind: str
+    relations: dict[str, str] = field(default_factory=dict)
+    clauses: list[Wording] = field(default_factory=list)
+    questions: dict[str, list[Wording]] = field(default_factory=dict)
+
+
+@cache
+def load_phrases() -> dict[str, Phrases]:
+    """The phrases of every kind, by kind, in a fixed order."""
+    return {path.stem: _parse(path) for path in sorted((Path(__file__).parent / "phrases").glob("*.txt"))}
+
+
+def _parse(path: Path) -> Phrases:
+    phrases, block, split = Phrases(path.stem), "", TRAIN
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            block = line[2:].rstrip("*")
+            split = VALIDATION if line.endswith("*") else TRAIN
+        elif block == "relations":
+            name, value_type = line.split(": ")
+            phrases.relations[name] = value_type
+        elif block == "clauses":
+            phrases.clauses.append(Wording(line, split))
+        else:
+            phrases.questions.setdefault(block.removeprefix("ask "), []).append(Wording(line, split))
+    return phrases
+
+
+@dataclass
+class Passage:
+    """A paragraph and where everything is in it.
+
+    Attributes:
+        text: the paragraph.
+        places: offset of each value, by number of the entity (0 is the main one) and relation.
+        names: offsets of the full names of each entity, in order.
+        wordings: what it was written with.
+    """
+
+    text: str = ""
+    places: dict[tuple[int, str], int] = field(default_factory=dict)
+    names: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
+    wordings: list[Wording] = field(default_factory=list)
+
+
+class Writer:
+    """Tells stories in the wordings of one split."""
+
+    def __init__(self, rng: random.Random, split: str):
+        self.rng = rng
+        self.split = split
+
+    def tell(self, story: Story, aside_values: dict[str, str]) -> Passage:
+        """Write a paragraph about a story.
+
+        Five facts of the main entity and three of the other are told, in any order, most relations of the second being
+        also told of the first. `aside_values` (person, place, year, date, count) fill a sentence beside the point.
+        """
+        rng, phrases = self.rng, load_phrases()[story.kind]
+        told_main = rng.sample(list(phrases.relations), 5)
+        told_other = rng.sample(told_main, 2) + rng.sample([r for r in phrases.relations if r not in told_main], 0)
+        clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
+
+        contrast = self._contrast(clauses) if rng.random() < 0.4 else []
+        about_main, about_other = (self._grouped(who, clauses[who]) for who in (0, 1))
+        # The main entity comes first, and often again after the other.
+        cut = rng.randint(1, max(1, len(about_main)))
+        sentences = about_main[:cut] + contrast + about_other + about_main[cut:]
+        if rng.random() < 0.7:
+            sentences.insert(rng.randrange(1, len(sentences) + 1), [])
+
+        passage, last = Passage(), None
+        for sentence in sentences:
+            self._write(passage, story, sentence, last, aside_values)
+            speakers = {who for who, _ in sentence}
+            last = speakers.pop() if len(speakers) == 1 else None
+        return passage
+
+    def ask(self, story: Story, passage: Passage, count: int) -> list[dict]:
+        """Up to `count` questions on different facts: `question`, `text`, `answer_start` and the `wording` used."""
+        phrases = load_phrases()[story.kind]
+        asked = []
+        candidates = list(passage.places) + [(0, "name"), (1, "name")]
+        self.rng.shuffle(candidates)
+        for who, relation in candidates:
+            entity = story.entities[who]
+            told = {name for number, name in passage.places if number == who}
+            possible = [
+                wording
+                for wording in phrases.questions[relation]
+                if wording.split == self.split
+                and told.issuperset(wording.relations)
+                and all(passage.text.count(entity.facts[name].value) == 1 for name in wording.relations)
+            ]
+            if not possible or len(asked) == count:
+                continue
+            wording = self.rng.choice(possible)
+            values = {name: fact.value for name, fact in entity.facts.items()}
+            question = self.rng.choice(wording.variants).format(
+                s=entity.article + entity.name, its=_POSSESSIVE[entity.pronoun], **values
+            )
+            if relation == "name":
+                text, start = entity.name, self._mention(passage, who, passage.places[who, wording.relations[0]])
+            else:
+                text, start = values[relation], passage.places[who, relation]
+            text = passage.text[start : start + len(text)]  # as written: a sentence may open with it
+            asked.append({"question": question, "text": text, "answer_start": start, "wording": wording})
+        return asked
+
+    @staticmethod
+    def _mention(passage: Passage, who: int, place: int) -> int:
+        """The last mention of an entity before `place`, where a reader has the answer from, or else the next one."""
+        mentions = passage.names[who]
+        return max((start for start in mentions if start <= place), default=mentions[0])
+
+    def _clauses(self, phrases: Phrases, told: list[str]) -> list[Wording]:
+        """Clauses that together state each of the relations `told` once."""
+        untold, chosen = set(told), []
+        while untold:
+            fitting = [c for c in phrases.clauses if c.split == self.split and untold.issuperset(c.relations)]
+            chosen.append(self.rng.choice(fitting))
+            untold.difference_update(chosen[-1].relations)
+        return chosen
+
+    def _contrast(self, clauses: list[list[Wording]]) -> list[list[tuple[int, Wording]]]:
+        """Take one clause of each entity, of the same relation if there is one, for a sentence about both."""
+        pairs = [(a, b) for a in clauses[0] for b in clauses[1] if not a.stands_alone and not b.stands_alone]
+        if not pairs:
+            return []
+        alike = [(a, b) for a, b in pairs if set(a.relations) & set(b.relations)]
+        a, b = self.rng.choice(alike or pairs)
+        clauses[0].remove(a)
+        clauses[1].remove(b)
+        return [[(0, a), (1, b)]]
+
+    def _grouped(self, who: int, clauses: list[Wording]) -> list[list[tuple[int, Wording]]]:
+        """Sentences of one or two clauses about one entity."""
+        sentences = [[(who, clause)] for clause in clauses if clause.stands_alone]
+        joined = [clause for clause in clauses if not clause.stands_alone]
+        while joined:
+            size = 2 if self.rng.random() < 0.5 else 1
+            sentences.append([(who, clause) for clause in joined[:size]])
+            joined = joined[size:]
+        self.rng.shuffle(sentences)
+        return sentences
+
+    def _write(
+        self,
+        passage: Passage,
+        story: Story,
+        sentence: list[tuple[int, Wording]],
+        last: int | None,
+        aside_values: dict[str, str],
+    ) -> None:
+        """Add a sentence to the passage; an empty one is an aside."""
+        rng = self.rng
+        if passage.text:
+            passage.text += " "
+        sentence_start = len(passage.text)
+        if not sentence:
+            passage.text += rng.choice(ASIDES[self.split]).format(**aside_values)
+        elif sentence[0][1].stands_alone:
+            who, clause = sentence[0]
+            self._add_clause(passage, story, who, clause, story.entities[who].noun if last == who else "")
+        else:
+            frame = "{s} {a}"
+            if len({who for who, _ in sentence}) == 2:
+                frame = rng.choice(_CONTRASTS[self.split])
+            elif len(sentence) == 2:
+                frame = "{s} {a}" + rng.choice(_JOINTS[self.split]) + "{b}"
+            elif last is not None and last != sentence[0][0]:
+                frame = rng.choice(_OTHERS[self.split])
+            for part in re.split(r"(\{\w\})", frame.lower().removesuffix(".")):
+                match part:
+                    case "{s}":
+                        self._add_subject(passage, story, sentence[0][0], last)
+                    case "{t}":
+                        self._add_subject(passage, story, sentence[1][0], None)
+                    case "{a}" | "{b}":
+                        self._add_clause(passage, story, *sentence["{a}{b}".index(part) // 3], "")
+                    case _:
+                        passage.text += part
+        if sentence:
+            passage.text += "."
+        head, tail = passage.text[:sentence_start], passage.text[sentence_start:]
+        passage.text = head + tail[0].upper() + tail[1:]
+
+    def _add_subject(self, passage: Passage, story: Story, who: int, last: int | None) -> None:
+        """Name the subject, or point back to it if the sentence before was about it alone."""
+        entity = story.entities[who]
+        manner = self.rng.random() if last == who else 1.0
+        if manner < 0.45:
+            passage.text += entity.pronoun
+        elif manner < 0.7:
+            passage.text += f"the {entity.noun}"
+        else:
+            passage.text += entity.article
+            passage.names[who].append(len(passage.text))
+            passage.text += entity.name
+
+    def _add_clause(self, passage: Passage, story: Story, who: int, clause: Wording, noun: str) -> None:
+        """Add a clause, noting where its values stand; `noun` replaces the name of its subject, if not empty."""
+        entity = story.entities[who]
+        passage.wordings.append(clause)
+        for i, part in enumerate(_SLOT.split(self.rng.choice(clause.variants))):
+            if i % 2 == 0:
+                passage.text += part
+            elif part == "its":
+                passage.text += _POSSESSIVE[entity.pronoun]
+            elif part == "s":
+                if noun:
+                    passage.text += f"the {noun}"
+                else:
+                    self._add_subject(passage, story, who, None)
+            else:
+                passage.places[who, part] = len(passage.text)
+                passage.text += entity.facts[part].value

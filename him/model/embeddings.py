@@ -1,0 +1,94 @@
+"""What enters the encoder: token, segment and position embeddings, and the lexical inputs of question answering.
+
+# B batch   L length   D embed_dim   N scalars
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from him.model.dropout import Dropout
+
+
+class LexicalEmbedding(nn.Module):
+    """Embeds what the words themselves tell about a question and its context (see `him.data.lexical`).
+
+    After the exact-match and token features of DrQA, Chen et al. 2017 (arXiv:1704.00051), section 3.2. Without them a
+    small transformer trained on a few thousand questions stays at the level of guessing, because it would have to
+    learn from them alone which words are equal.
+
+    Args:
+        sizes: number of values of each categorical input, by name: `match`, `shape`, `class_shape`.
+        num_scalars: N.
+        embed_dim: D.
+    """
+
+    def __init__(self, sizes: dict[str, int], num_scalars: int, embed_dim: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict({name: nn.Embedding(size, embed_dim) for name, size in sizes.items()})
+        self.scalars = nn.Linear(num_scalars, embed_dim)
+        self.focus = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, batch: dict[str, Tensor], focus_BD: Tensor) -> Tensor:
+        """Returns (B, L, D), to be added to the token embedding.
+
+        Args:
+            batch: `match`, `shape`, `class_shape` as int (B, L) and `scalars` as float (B, L, N).
+            focus_BD: token embedding of the question's focus word.
+        """
+        x_BLD = self.scalars(batch["scalars"])
+        for name, table in self.tables.items():
+            x_BLD = x_BLD + table(batch[name])
+        # Only context words, the ones with a class x shape, hear what the question is after.
+        is_context_BL1 = (batch["class_shape"] > 0)[:, :, None]
+        return x_BLD + self.focus(focus_BD)[:, None, :] * is_context_BL1
+
+
+class InputEmbedding(nn.Module):
+    """Sum of token, segment, optional position and optional lexical embeddings; then LayerNorm and dropout.
+
+    Args:
+        vocab_size: number of token ids.
+        embed_dim: D.
+        max_seq_len: longest sequence; sizes the position table.
+        learned_positions: whether to add a position embedding (otherwise the encoder rotates).
+        dropout: probability of zeroing an element of the sum.
+        word_dropout: probability of hiding a token behind `mask_id` while training, so that matches and shapes are
+            read instead of rare words being learned by heart.
+        mask_id: id of the mask token.
+        lexical: the lexical inputs, or None.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_dim: int,
+        max_seq_len: int,
+        learned_positions: bool,
+        dropout: float,
+        word_dropout: float,
+        mask_id: int,
+        lexical: LexicalEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, embed_dim)
+        self.segments = nn.Embedding(2, embed_dim)
+        self.positions = nn.Embedding(max_seq_len, embed_dim) if learned_positions else None
+        self.lexical = lexical
+        self.norm = nn.LayerNorm(embed_dim)
+        self.dropout = Dropout(dropout)
+        self.word_dropout = word_dropout
+        self.mask_id = mask_id
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Embeds `input_ids` and `token_type_ids` (B, L), and the lexical fields if the model has them, as (B, L, D)."""
+        ids_BL = batch["input_ids"]
+        if self.training and self.word_dropout > 0:
+            hidden_BL = torch.rand(ids_BL.shape, device=ids_BL.device) < self.word_dropout
+            ids_BL = torch.where(hidden_BL, self.mask_id, ids_BL)
+        x_BLD = self.tokens(ids_BL) + self.segments(batch["token_type_ids"])
+        if self.positions is not None:
+            x_BLD = x_BLD + self.positions.weight[: ids_BL.shape[1]]
+        if self.lexical is not None:
+            x_BLD = x_BLD + self.lexical(batch, F.embedding(batch["focus_ids"], self.tokens.weight))
+        return self.dropout(self.norm(x_BLD))

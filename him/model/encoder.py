@@ -1,0 +1,154 @@
+"""The transformer encoder: blocks of self-attention and feed-forward, pre-LN or post-LN.
+
+`norm_first` is decided in `EncoderBlock` and `Encoder` and nowhere else.
+
+# B batch   L length   S attended length   D embed_dim   H heads   K width of one head   F feed-forward
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from him.model.attention import SelfAttention, attention_bias
+from him.model.dropout import Dropout
+
+
+@dataclass
+class EncoderOutput:
+    """What an encoder returns.
+
+    Attributes:
+        hidden_BLD: the last layer's output.
+        attention_weights: a (B, H, L, S) tensor per layer if they were asked for, else empty.
+    """
+
+    hidden_BLD: Tensor
+    attention_weights: list[Tensor] = field(default_factory=list)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (exact), Linear."""
+
+    def __init__(self, embed_dim: int, dim_feedforward: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(embed_dim, dim_feedforward)
+        self.contract = nn.Linear(dim_feedforward, embed_dim)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return self.contract(F.gelu(self.expand(x_BLD)))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention then feed-forward, each on a residual branch.
+
+    norm_first=False: norm(x + f(x)), Vaswani et al. 2017 (arXiv:1706.03762), section 3.1.
+    norm_first=True:  x + f(norm(x)), Xiong et al. 2020 (arXiv:2002.04745), figure 1b; Encoder adds the final norm.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dim_feedforward: int,
+        norm_first: bool,
+        dropout: float,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention = SelfAttention(embed_dim, num_heads, embed_dim // num_heads, attention_dropout)
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.feed_forward = FeedForward(embed_dim, dim_feedforward)
+        self.feed_forward_norm = nn.LayerNorm(embed_dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, x_BLD: Tensor, bias_BLS: Tensor, rotary: bool = False, return_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns (B, L, D) and, if asked for, the attention weights (B, H, L, S)."""
+        if self.norm_first:
+            attended_BLD, weights = self.attention(self.attention_norm(x_BLD), bias_BLS, rotary, return_weights)
+            x_BLD = self.dropout.add(x_BLD, attended_BLD)
+            x_BLD = self.dropout.add(x_BLD, self.feed_forward(self.feed_forward_norm(x_BLD)))
+        else:
+            attended_BLD, weights = self.attention(x_BLD, bias_BLS, rotary, return_weights)
+            x_BLD = self.attention_norm(self.dropout.add(x_BLD, attended_BLD))
+            x_BLD = self.feed_forward_norm(self.dropout.add(x_BLD, self.feed_forward(x_BLD)))
+        return x_BLD, weights
+
+
+class Encoder(nn.Module):
+    """A stack of `EncoderBlock`s over embedded tokens, with a final norm if `norm_first`.
+
+    Args:
+        num_encoder_layers: number of blocks.
+        embed_dim: D.
+        num_heads: H; divides D.
+        dim_feedforward: F.
+        norm_first: pre-LN if true, post-LN otherwise.
+        dropout: on both residual branches.
+        attention_dropout: on attention weights.
+        rotary: whether queries and keys are rotated by their position.
+    """
+
+    def __init__(
+        self,
+        num_encoder_layers: int,
+        embed_dim: int,
+        num_heads: int,
+        dim_feedforward: int,
+        norm_first: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        rotary: bool = True,
+    ) -> None:
+        super().__init__()
+        self.rotary = rotary
+        self.blocks = nn.ModuleList(
+            EncoderBlock(embed_dim, num_heads, dim_feedforward, norm_first, dropout, attention_dropout)
+            for _ in range(num_encoder_layers)
+        )
+        self.final_norm = nn.LayerNorm(embed_dim) if norm_first else nn.Identity()
+
+    def forward(self, x_BLD: Tensor, attention_mask: Tensor, return_weights: bool = False) -> EncoderOutput:
+        """Encodes embedded tokens.
+
+        Args:
+            x_BLD: embedded tokens.
+            attention_mask: boolean (B, S) or (B, L, S), True = may be attended to.
+            return_weights: whether to return each layer's attention weights.
+        """
+        if torch.is_autocast_enabled(x_BLD.device.type):
+            # The residual stream too, or every norm and every sum would convert back and forth.
+            x_BLD = x_BLD.to(torch.get_autocast_dtype(x_BLD.device.type))
+        bias_BLS = attention_bias(attention_mask).to(x_BLD.dtype)
+        collected = []
+        for block in self.blocks:
+            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, self.rotary, return_weights)
+            if weights_BHLS is not None:
+                collected.append(weights_BHLS)
+        return EncoderOutput(self.final_norm(x_BLD), collected)
+
+
+def initialize(model: nn.Module) -> None:
+    """Draws all weights of a model anew from torch's global generator.
+
+    | what | how |
+    |---|---|
+    | Linear and Embedding weights | normal, mean 0, deviation 0.02 (Devlin et al. 2018, arXiv:1810.04805) |
+    | last Linear of each residual branch | the same, divided by sqrt(2 * layers) (Radford et al. 2019, GPT-2, section 2.3) |
+    | biases | 0 |
+    | LayerNorm | 1 and 0 |
+    """
+    num_encoder_layers = sum(isinstance(module, EncoderBlock) for module in model.modules())
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, EncoderBlock):
+            for last in (module.attention.output, module.feed_forward.contract):
+                last.weight.data.div_((2 * num_encoder_layers) ** 0.5)

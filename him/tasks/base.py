@@ -1,0 +1,145 @@
+"""What a task is to the trainer, the predictor and the pictures: everything that they must not know themselves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from him.config import Config
+
+if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
+    import numpy as np
+    from torch import Tensor, nn
+
+    from him.attention_maps import AttentionExample
+    from him.compute import Compute
+
+# Where neither a task nor the user says otherwise.
+DEFAULTS = {
+    "num_epochs": 10,
+    "batch_size": 16,
+    "dropout": 0.1,
+    "word_dropout": 0.0,
+    "label_smoothing": 0.0,
+    "ema_decay": 0.0,
+}
+
+
+@dataclass
+class LossSums:
+    """Loss of a batch as sums, so that batches of any size add up.
+
+    Attributes:
+        loss: sum over all targets; a scalar tensor with a gradient.
+        num_targets: number of targets.
+        num_correct: how many of them the model's first choice met; a scalar tensor.
+    """
+
+    loss: Tensor
+    num_targets: int
+    num_correct: Tensor
+
+
+@dataclass
+class Evaluation:
+    """Result of an evaluation.
+
+    Attributes:
+        metrics: by TensorBoard tag without its `/val`.
+        predictions: file name -> plain data, written beside the run's metrics.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """A task with its data.
+
+    Attributes:
+        name: as in `--task_type`.
+        defaults: settings that differ from the general ones.
+        best_metric: the metric by which the best model is chosen; higher is better.
+        shown_metrics: the metrics in the line after each epoch.
+    """
+
+    name: ClassVar[str]
+    defaults: ClassVar[dict[str, Any]] = {}
+    best_metric: ClassVar[str]
+    shown_metrics: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def resolve(cls, config: Config) -> Config:
+        """The configuration with this task's defaults where nothing was said."""
+        return config.with_defaults({**DEFAULTS, **cls.defaults})
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> Task:
+        """Loads the data and everything that training needs.
+
+        Args:
+            config: with the task's defaults.
+            tokenizer_folder: folder written by `save`, whose tokenizer is used instead of a new one.
+
+        Raises:
+            DataError, ConfigError: the data or a setting is not usable.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, config: Config, folder: Path) -> Task:
+        """The task as `save` left it, without training data: for predicting.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes what `restore` needs beside the weights."""
+
+    @property
+    @abstractmethod
+    def notes(self) -> Sequence[str]:
+        """Lines about the data that the user should read."""
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """A new model; its weights come from torch's global generator."""
+
+    @property
+    @abstractmethod
+    def train_lengths(self) -> np.ndarray:
+        """(N,) tokens of each training example."""
+
+    @abstractmethod
+    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
+        """The training examples of these numbers as one batch, a row each."""
+
+    @abstractmethod
+    def num_targets(self, batch: dict[str, Tensor]) -> int:
+        """How many targets a batch's loss is summed over."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
+        """Forward pass and loss of a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
+        """Measures the model on the whole validation set; slow metrics on a fixed part of it unless `final`."""
+
+    @abstractmethod
+    def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
+        """Measures the model on another file of the task's format, all metrics on all of it."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, compute: Compute, **inputs: Any) -> Any:
+        """Answers one input; the task says which keywords it takes."""
+
+    @abstractmethod
+    def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
+        """Attention of a few validation examples, the same ones at each call."""

@@ -1,0 +1,447 @@
+"""Extractive question answering in the format of SQuAD 1.1 and 2.0.
+
+Rajpurkar et al. 2016 (arXiv:1606.05250), 2018 (arXiv:1806.03822).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from him.attention_maps import AttentionExample
+from him.compute import Compute
+from him.config import Config
+from him.data.cache import fingerprint, load_columns, save_columns
+from him.data.lexical import SCALARS, SIZES, Rarity
+from him.data.order import evaluation_batches
+from him.data.sources import first_questions, load_squad
+from him.data.spans import SpanCandidate, best_spans
+from him.data.squad_batches import SquadBatches
+from him.data.squad_features import SquadFeatures, build_features, word_spans
+from him.data.squad_json import Question, SquadData, read_squad, squad_from_document
+from him.errors import CheckpointError, ConfigError, DataError
+from him.metrics.bertscore import BertScorer, find_scorer_model
+from him.metrics.diversity import distinct_n
+from him.metrics.running import RunningMean, perplexity
+from him.metrics.squad import best_no_answer_threshold, squad_scores, squad_v2_scores
+from him.model.embeddings import InputEmbedding, LexicalEmbedding
+from him.model.encoder import Encoder, initialize
+from him.model.question_answering import QuestionAnsweringModel, SpanOutput
+from him.tasks.base import Evaluation, LossSums, Task
+from him.tokenization import (
+    CLS,
+    MASK,
+    PAD,
+    SEP,
+    load_tokenizer,
+    parse_tokenizer,
+    special_id,
+    train_tokenizer,
+)
+
+FEATURES_VERSION = 1  # counted up when features of the same data come out differently
+EVALUATION_BATCH = 64
+
+
+@dataclass
+class Answer:
+    """What the model says to a question.
+
+    Attributes:
+        text: the best span of the context.
+        start, end: its first character, and the character after its last.
+        score: its probability among the best spans (and "no answer", where the data has such questions), in [0, 1].
+        no_answer_probability: the probability that the context has no answer, in [0, 1]; 0.0 for a model that was
+            trained without such questions.
+        alternatives: the next best (text, score) pairs.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    no_answer_probability: float
+    alternatives: list[tuple[str, float]]
+
+
+class SquadTask(Task):
+    """Finds the answer to a question as a span of its context."""
+
+    name: ClassVar[str] = "squad"
+    # More epochs than 3 or 4 cost F1 on a few thousand questions; the other values won a search on SQuAD.
+    defaults: ClassVar[dict[str, Any]] = {
+        "num_epochs": 3,
+        "batch_size": 32,
+        "dropout": 0.2,
+        "word_dropout": 0.1,
+    }
+    best_metric: ClassVar[str] = "F1"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("F1", "Exact_Match")
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, rarity: Rarity, has_impossible: bool) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.rarity = rarity
+        self.has_impossible = has_impossible
+        self.no_answer_threshold = 1.0
+        self.train_batches: SquadBatches | None = None
+        self.validation: SquadData | None = None
+        self.validation_features: SquadFeatures | None = None
+        self._notes: tuple[str, ...] = ()
+        self._scorer: BertScorer | None = None
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SquadTask:
+        """Reads the data, trains or loads the tokenizer, and builds features or takes them from the cache."""
+        if config.corpus_dir is not None:
+            raise ConfigError("--corpus_dir is for language modelling; squad takes --train_file FILE or --dataset NAME")
+        splits = load_squad(
+            train_files=config.train_file,
+            validation_file=config.validation_file,
+            dataset=config.dataset,
+            seed=config.seed,
+            sample_size=config.sample_size,
+        )
+        if config.dry_run:
+            few = 2 * config.batch_size
+            train, validation = (first_questions(data, few, []) for data in (splits.train, splits.validation))
+            splits = dataclasses.replace(splits, train=train, validation=validation)
+        wanted = tokenizer_folder.resolve() if tokenizer_folder else config.tokenizer
+        settings = (wanted, config.vocab_size, config.max_seq_len, config.doc_stride)
+        key = fingerprint(FEATURES_VERSION, settings, splits.train.paragraphs, splits.validation.paragraphs)
+        folder = Path(config.cache_dir or Path(config.output_dir) / ".cache") / f"squad-{key}"
+        if not folder.is_dir():
+            cls._build_cache(folder, config, splits.train, splits.validation, tokenizer_folder)
+        train_features, validation_features = (
+            SquadFeatures.from_columns(load_columns(folder / split)) for split in ("train", "validation")
+        )
+        rarity = Rarity.from_json(json.loads((folder / "train" / "rarity.json").read_text(encoding="utf-8")))
+        tokenizer = parse_tokenizer(folder / "train" / "tokenizer.json")
+        task = cls(config, tokenizer, rarity, splits.train.has_impossible or splits.validation.has_impossible)
+        task.train_batches = task._batches(train_features)
+        task.validation = splits.validation
+        task.validation_features = validation_features
+        task._notes = splits.notes
+        return task
+
+    @staticmethod
+    def _build_cache(
+        folder: Path, config: Config, train: SquadData, validation: SquadData, tokenizer_folder: Path | None
+    ) -> None:
+        if tokenizer_folder is not None:
+            tokenizer = parse_tokenizer(tokenizer_folder / "tokenizer.json")
+        elif config.tokenizer is not None:
+            tokenizer = load_tokenizer(config.tokenizer)
+        else:
+            tokenizer = train_tokenizer(_texts(train), config.vocab_size)
+        train_features, rarity = build_features(train, tokenizer, config.max_seq_len, config.doc_stride, None)
+        rarity = Rarity.from_json(rarity.to_json())
+        validation_features, _ = build_features(validation, tokenizer, config.max_seq_len, config.doc_stride, rarity)
+        save_columns(folder / "validation", validation_features.to_columns(), {})
+        texts = {"tokenizer.json": tokenizer.to_str(), "rarity.json": json.dumps(rarity.to_json())}
+        save_columns(folder / "train", train_features.to_columns(), texts)
+
+    def _batches(self, features: SquadFeatures) -> SquadBatches:
+        special_ids = tuple(special_id(self.tokenizer, token) for token in (PAD, CLS, SEP))
+        return SquadBatches(features, special_ids, self.config.max_seq_len, self.config.lexical_features)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
+    @property
+    def train_lengths(self) -> np.ndarray:
+        return self.train_batches.lengths
+
+    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
+        """See `SquadBatches.batch`."""
+        return self.train_batches.batch(examples)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json`, and `task.json` with word rarities and the no-answer threshold."""
+        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
+        state = {
+            "has_impossible": self.has_impossible,
+            "no_answer_threshold": self.no_answer_threshold,
+            "rarity": self.rarity.to_json(),
+        }
+        (folder / "task.json").write_text(json.dumps(state), encoding="utf-8")
+
+    @classmethod
+    def restore(cls, config: Config, folder: Path) -> SquadTask:
+        """The task as `save` left it."""
+        path = folder / "task.json"
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            rarity = Rarity.from_json(state["rarity"])
+            task = cls(config, parse_tokenizer(folder / "tokenizer.json"), rarity, bool(state["has_impossible"]))
+            task.no_answer_threshold = float(state["no_answer_threshold"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}); train the run again") from None
+        return task
+
+    # -- model ---------------------------------------------------------------------------------------------------------
+
+    def build_model(self) -> QuestionAnsweringModel:
+        """Builds the model that the configuration describes, with weights drawn anew."""
+        config = self.config
+        lexical = LexicalEmbedding(SIZES, len(SCALARS), config.embed_dim) if config.lexical_features else None
+        embedding = InputEmbedding(
+            vocab_size=self.tokenizer.get_vocab_size(),
+            embed_dim=config.embed_dim,
+            max_seq_len=config.max_seq_len,
+            learned_positions=config.positions == "learned",
+            dropout=config.dropout,
+            word_dropout=config.word_dropout,
+            mask_id=special_id(self.tokenizer, MASK),
+            lexical=lexical,
+        )
+        encoder = Encoder(
+            num_encoder_layers=config.num_encoder_layers,
+            embed_dim=config.embed_dim,
+            num_heads=config.num_heads,
+            dim_feedforward=config.dim_feedforward,
+            norm_first=config.norm_first,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            rotary=config.positions == "rotary",
+        )
+        model = QuestionAnsweringModel(embedding, encoder, config.embed_dim)
+        initialize(model)
+        return model
+
+    def num_targets(self, batch: dict[str, Tensor]) -> int:
+        """A start and an end in each row."""
+        return 2 * len(batch["input_ids"])
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
+        """Cross-entropy of start and end against all annotators' answers; two targets a row."""
+        return span_loss(model(batch), batch, self.config.label_smoothing if model.training else 0.0)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
+        """F1 and Exact_Match of all validation questions; BERTScore of `--bertscore_samples` of them unless `final`."""
+        num_scored = None if final and self.config.bertscore_samples else self.config.bertscore_samples
+        return self._evaluate(model, compute, self.validation, self.validation_features, num_scored, tune=True)
+
+    def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
+        """All metrics on another SQuAD file, with the no-answer threshold that was tuned on the validation file."""
+        data = read_squad(path)
+        num_scored = None if self.config.bertscore_samples else 0
+        return self._evaluate(model, compute, data, self._features(data), num_scored, tune=False)
+
+    def _features(self, data: SquadData) -> SquadFeatures:
+        config = self.config
+        return build_features(data, self.tokenizer, config.max_seq_len, config.doc_stride, self.rarity)[0]
+
+    def _evaluate(
+        self,
+        model: nn.Module,
+        compute: Compute,
+        data: SquadData,
+        features: SquadFeatures,
+        num_scored: int | None,
+        tune: bool,
+    ) -> Evaluation:
+        answers, losses, accuracy = self.answer(model, compute, data, features)
+        questions = list(_questions(data))
+        references = {question.id: [answer.text for answer in question.answers] for question in questions}
+        texts = {question.id: answer.text for question, answer in zip(questions, answers, strict=True)}
+        probabilities = {
+            question.id: answer.no_answer_probability for question, answer in zip(questions, answers, strict=True)
+        }
+        predictions: dict[str, Any] = {"predictions.json": texts}
+        if data.has_impossible:
+            if tune:
+                found = best_no_answer_threshold(texts, references, probabilities)
+                self.no_answer_threshold = found.f1_threshold
+            scores = squad_v2_scores(texts, references, probabilities, self.no_answer_threshold)
+            predictions["no_answer_probabilities.json"] = probabilities
+            texts = {id: "" if probabilities[id] > self.no_answer_threshold else text for id, text in texts.items()}
+            predictions["predictions.json"] = texts
+        else:
+            scores = squad_scores(texts, references)
+        metrics = {
+            "Loss": losses.mean,
+            "Perplexity": perplexity(losses.total, losses.count),
+            "Accuracy": 100.0 * accuracy.mean,
+            **scores,
+            **self._text_metrics(texts, references, num_scored, compute),
+        }
+        return Evaluation(metrics, predictions)
+
+    def _text_metrics(
+        self, texts: dict[str, str], references: dict[str, list[str]], num_scored: int | None, compute: Compute
+    ) -> dict[str, float]:
+        """Diversity of the answers, and BERTScore of `num_scored` of them, spread evenly; None is all."""
+        metrics = {f"Diversity/distinct-{n}": distinct_n(list(texts.values()), n) for n in (1, 2)}
+        ids = list(texts)
+        if num_scored is not None:
+            ids = [ids[place] for place in np.linspace(0, len(ids) - 1, min(num_scored, len(ids))).astype(int)]
+        name = find_scorer_model(self.config.bertscore_model) if ids else None
+        if name is not None:
+            self._scorer = self._scorer or BertScorer(name, device=str(compute.device))
+            metrics["BERTScore_F1"] = self._scorer.f1([texts[id] for id in ids], [references[id] or [""] for id in ids])
+        return metrics
+
+    @torch.inference_mode()
+    def answer(
+        self, model: nn.Module, compute: Compute, data: SquadData, features: SquadFeatures
+    ) -> tuple[list[Answer], RunningMean, RunningMean]:
+        """Answers every question of `data`.
+
+        Returns:
+            The answers in the order of the questions, the loss over all start and end targets, and the share of them
+            that the highest logit met.
+        """
+        model.eval()
+        batches = self._batches(features)
+        candidates: list[list[SpanCandidate]] = [[] for _ in range(len(features.questions))]
+        null_scores = np.full(len(candidates), math.inf)
+        losses, accuracy = RunningMean(), RunningMean()
+        for windows in evaluation_batches(features.lengths, EVALUATION_BATCH):
+            batch = compute.to_device(batches.batch(windows))
+            with compute.autocast():
+                output = model(batch)
+            sums = span_loss(output, batch, 0.0)
+            losses.add(float(sums.loss), sums.num_targets)
+            accuracy.add(float(sums.num_correct), sums.num_targets)
+            spans = best_spans(
+                output.start_logits_BL, output.end_logits_BL, batch["word_ids"], self.config.max_answer_words
+            )
+            nulls = (output.start_logits_BL[:, 0] + output.end_logits_BL[:, 0]).tolist()
+            for question, found, null in zip(features.window_question[windows].tolist(), spans, nulls, strict=True):
+                candidates[question] += found
+                null_scores[question] = min(null_scores[question], null)
+        contexts = [paragraph.context for paragraph in data.paragraphs]
+        answers = [
+            self._merge(found, float(null), contexts[context], features, context)
+            for found, null, context in zip(candidates, null_scores, features.context_of.tolist(), strict=True)
+        ]
+        return answers, losses, accuracy
+
+    def _merge(
+        self, candidates: list[SpanCandidate], null: float, text: str, features: SquadFeatures, context: int
+    ) -> Answer:
+        """One answer from the best spans of all windows; a span that several windows see counts with its best score."""
+        best: dict[tuple[int, int], float] = {}
+        for found in candidates:
+            place = (found.first_word, found.last_word)
+            best[place] = max(best.get(place, -math.inf), found.score)
+        ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[:20]
+        if not ranked:
+            return Answer("", 0, 0, 0.0, 1.0, [])
+        scores = torch.tensor([score for _, score in ranked] + ([null] if self.has_impossible else []))
+        probabilities = scores.softmax(dim=0).tolist()
+        starts, ends = word_spans(features.contexts, context)
+        spans = [(int(starts[first]), int(ends[last])) for (first, last), _ in ranked]
+        texts = [
+            (text[start:end], probability) for (start, end), probability in zip(spans, probabilities, strict=False)
+        ]
+        no_answer = probabilities[-1] if self.has_impossible else 0.0
+        return Answer(texts[0][0], *spans[0], probabilities[0], no_answer, texts[1:5])
+
+    # -- use -----------------------------------------------------------------------------------------------------------
+
+    def predict(self, model: nn.Module, compute: Compute, *, question: str, context: str) -> Answer:
+        """Answers a question about a context."""
+        document = {"data": [{"paragraphs": [{"context": context, "qas": [{"id": "0", "question": question}]}]}]}
+        data = squad_from_document(document, "question and context", answers_required=False)
+        return self.predict_all(model, compute, data)["0"]
+
+    def predict_all(self, model: nn.Module, compute: Compute, data: SquadData) -> dict[str, Answer]:
+        """Answers by question id."""
+        answers, _, _ = self.answer(model, compute, data, self._features(data))
+        return {question.id: answer for question, answer in zip(_questions(data), answers, strict=True)}
+
+    @torch.inference_mode()
+    def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
+        """Attention of validation windows spread over the shorter half."""
+        model.eval()
+        shorter = np.argsort(self.validation_features.lengths, kind="stable")
+        shorter = shorter[: max(num_examples, len(shorter) // 2)]
+        places = np.linspace(0, len(shorter) - 1, min(num_examples, len(shorter))).astype(int)
+        batches = self._batches(self.validation_features)
+        return [
+            self._attention_example(str(number), model, compute, batches, int(shorter[place]))
+            for number, place in enumerate(places, start=1)
+        ]
+
+    def _attention_example(
+        self, name: str, model: nn.Module, compute: Compute, batches: SquadBatches, window: int
+    ) -> AttentionExample:
+        features = batches.features
+        batch = compute.to_device(batches.batch([window]))
+        with compute.autocast():
+            output = model(batch, return_weights=True)
+        length = int(features.lengths[window])
+        question_index = int(features.window_question[window])
+        question = list(_questions(self.validation))[question_index]
+        first = len(features.questions.ids[question_index]) + 2
+        words = batch["word_ids"]
+        (spans,) = best_spans(output.start_logits_BL, output.end_logits_BL, words, self.config.max_answer_words)
+        places = [
+            int((words[0] == word).nonzero()[end]) for word, end in ((spans[0].first_word, 0), (spans[0].last_word, -1))
+        ]
+        context = self.validation.paragraphs[features.context_of[question_index]].context
+        starts, ends = word_spans(features.contexts, int(features.context_of[question_index]))
+        predicted = context[starts[spans[0].first_word] : ends[spans[0].last_word]]
+        gold = question.answers[0].text if question.answers else "no answer"
+        ids = batch["input_ids"][0, :length].tolist()
+        specials = {batches.pad_id, batches.cls_id, batches.sep_id}
+        return AttentionExample(
+            name=name,
+            title=f"{question.text.strip()} Predicted: {predicted}. Gold: {gold}.",
+            tokens=[self.tokenizer.id_to_token(id) for id in ids],
+            weights=[weights[0, :, :length, :length].float().cpu().numpy() for weights in output.attention_weights],
+            special=[id in specials for id in ids],
+            answer=(places[0], places[1]),
+            sections=(("question", 1, first - 2), ("context", first, length - 2)),
+        )
+
+
+def span_loss(output: SpanOutput, batch: dict[str, Tensor], label_smoothing: float) -> LossSums:
+    """Cross-entropy of the start and the end distribution against the annotators' ones, summed over the rows.
+
+    Args:
+        output: the model's logits.
+        batch: `start_targets`, `end_targets`, `may_start`, `may_end`.
+        label_smoothing: share of the target spread evenly over the allowed places (Szegedy et al. 2015,
+            arXiv:1512.00567, section 7).
+    """
+    loss, correct = 0.0, 0.0
+    for logits_BL, targets_BL, allowed_BL in (
+        (output.start_logits_BL, batch["start_targets"], batch["may_start"]),
+        (output.end_logits_BL, batch["end_targets"], batch["may_end"]),
+    ):
+        correct = correct + targets_BL.gather(1, logits_BL.argmax(dim=1, keepdim=True)).gt(0).sum()
+        if label_smoothing:
+            even_BL = allowed_BL / allowed_BL.sum(dim=1, keepdim=True)
+            targets_BL = (1.0 - label_smoothing) * targets_BL + label_smoothing * even_BL
+        loss = loss - (targets_BL * F.log_softmax(logits_BL, dim=1)).sum()
+    return LossSums(loss, 2 * len(batch["input_ids"]), correct)
+
+
+def _questions(data: SquadData) -> Iterable[Question]:
+    return (question for paragraph in data.paragraphs for question in paragraph.questions)
+
+
+def _texts(data: SquadData) -> list[str]:
+    """Every context once and every question."""
+    return [paragraph.context for paragraph in data.paragraphs] + [question.text for question in _questions(data)]

@@ -1,0 +1,197 @@
+"""A training run from its settings to its results: folder, data, loop, final evaluation."""
+
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from him.compute import choose_compute, keep_freed_memory
+from him.config import Config, raise_together
+from him.errors import CheckpointError, ConfigError
+from him.tasks import task_class
+from him.training.checkpoint import Checkpoints, load_weights, save_model
+from him.training.files import find_folder, no_space, remove_leftovers, write_json
+from him.training.trainer import Trainer
+
+# What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
+MAY_CHANGE = frozenset(
+    "num_epochs max_steps early_stopping_epochs save_every_steps keep_checkpoints device num_threads attention_dir "
+    "attention_examples bertscore_model bertscore_samples cache_dir".split()
+)
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Trains a new run.
+
+    Returns:
+        `run` (its folder), `best_step`, `best_epoch`, `train_seconds`, `tokens_per_second` and `metrics`: those of the
+        best model on the whole validation set, by TensorBoard tag without `/val`.
+
+    Raises:
+        HimError: a setting, the data or the machine does not allow it.
+        Interrupted: a signal ended it; `resume` goes on.
+    """
+    cls = task_class(config.task_type)
+    config = cls.resolve(config)
+    folder = _run_folder(config)
+    compute = choose_compute(config)
+    keep_freed_memory()
+    initial = _initial_folder(config)
+    task = cls.prepare(config, tokenizer_folder=initial)
+    torch.manual_seed(config.seed)
+    model = task.build_model()
+    if initial is not None:
+        load_weights(model, initial)
+    _open_run(folder, config)
+    return _run(Trainer(task, config, folder, compute, model.to(compute.device)))
+
+
+def resume(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """Goes on with an interrupted run from its newest checkpoint, as if it had never stopped.
+
+    Args:
+        folder: of the run.
+        changes: settings that were given beside `--resume`.
+
+    Raises:
+        HimError: the run cannot go on, or a change would make it another run.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"--resume {folder}: no such folder; name a run, such as runs/NAME")
+    checkpoints = Checkpoints(folder / "checkpoints", 1)
+    remove_leftovers(folder / "best")
+    checkpoint = checkpoints.load_newest()
+    before = Config.load(folder / "config.json")
+    config = _changed(before, changes)
+    compute = choose_compute(config)
+    machine = checkpoint.state["machine"]
+    if config.num_threads is None and machine["num_threads"] != torch.get_num_threads():
+        torch.set_num_threads(machine["num_threads"])  # the number of threads changes the bits of every sum
+    for line in _differences(machine, compute.device.type, compute.bf16):
+        print(f"resuming on another machine: {line}; the result may differ in the last bits", flush=True)
+    keep_freed_memory()
+    task = task_class(config.task_type).prepare(config, tokenizer_folder=_initial_folder(config))
+    model = task.build_model().to(compute.device)
+    trainer = Trainer(task, config, folder, compute, model, checkpoint)
+    if config != before:
+        config.save(folder / "config.json")
+    print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
+    return _run(trainer)
+
+
+def _run(trainer: Trainer) -> dict[str, Any]:
+    """Trains, then measures the best model once more with every metric on the whole validation set."""
+    task, config, folder = trainer.task, trainer.config, trainer.folder
+    for note in task.notes:
+        print(note, flush=True)
+    num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    precision = "bf16" if trainer.compute.bf16 else "fp32"
+    print(
+        f"{folder}: {len(task.train_lengths):,} training examples, {num_parameters:,} parameters, {trainer.max_steps:,} "
+        f"steps, {precision} on {trainer.compute.device} with {torch.get_num_threads()} threads",
+        flush=True,
+    )
+    trainer.writer.hyperparameters(
+        {name: value for name, value in config.to_dict().items() if value not in (None, [])},
+        [f"{task.best_metric}/val", "Loss/val"],
+    )
+    trainer.fit()
+    best = folder / "best"
+    load_weights(trainer.model, best)
+    evaluation = task.evaluate(trainer.model, trainer.compute, final=True)
+    state = trainer.state
+    position = {"step": state.best_step, "epoch": round(state.best_step / trainer.steps_per_epoch, 6)}
+    save_model(best, config, trainer.model, task, {**position, **evaluation.metrics})
+    for name, content in evaluation.predictions.items():
+        write_json(folder / name, content)
+    speed = trainer.tokens_seen / trainer.train_seconds if trainer.train_seconds else 0.0
+    return {
+        "run": str(folder),
+        "best_step": position["step"],
+        "best_epoch": position["epoch"],
+        "train_seconds": round(trainer.train_seconds, 2),
+        "tokens_per_second": round(speed, 1),
+        "metrics": evaluation.metrics,
+    }
+
+
+def _run_folder(config: Config) -> Path:
+    """Where the run will be; nothing is written yet.
+
+    Raises:
+        ConfigError: the folder is there already, or cannot be one.
+    """
+    output = Path(config.output_dir)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output_dir {output} is a file; name a folder")
+    if config.run_name is None:
+        name = f"{config.task_type}-{datetime.now():%Y%m%d-%H%M%S}"
+        taken = sum(1 for path in output.glob(f"{name}*")) if output.is_dir() else 0
+        return output / (f"{name}-{taken + 1}" if taken else name)
+    folder = output / config.run_name
+    if folder.exists():
+        raise ConfigError(f"{folder} exists; choose another --run_name, remove it, or go on with --resume {folder}")
+    return folder
+
+
+def _open_run(folder: Path, config: Config) -> None:
+    """Makes the run's folder with its configuration and the command that started it."""
+    try:
+        folder.mkdir(parents=True)
+        config.save(folder / "config.json")
+        command = shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
+        (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
+    except FileExistsError:
+        raise ConfigError(f"{folder} exists; choose another --run_name, or go on with --resume {folder}") from None
+    except OSError as error:
+        raise no_space(error, folder) from None
+
+
+def _initial_folder(config: Config) -> Path | None:
+    """The model folder that `--init_from` names.
+
+    Raises:
+        CheckpointError: it holds no model, or one of another task.
+    """
+    if config.init_from is None:
+        return None
+    best = find_folder(Path(config.init_from) / "best")
+    if not best.is_dir():
+        raise CheckpointError(f"--init_from {config.init_from}: no finished model there (no folder best); name a run")
+    earlier = Config.load(best / "config.json")
+    if earlier.task_type != config.task_type:
+        raise CheckpointError(
+            f"--init_from {config.init_from}: a {earlier.task_type} model, and --task_type is {config.task_type}; name "
+            f"a run of {config.task_type}"
+        )
+    return best
+
+
+def _changed(before: Config, changes: dict[str, Any]) -> Config:
+    """The run's configuration with the changes that are allowed.
+
+    Raises:
+        ConfigError: a setting would make it another run.
+    """
+    after = Config(**{**before.to_dict(), **changes})
+    different = [name for name in changes if getattr(after, name) != getattr(before, name)]
+    raise_together(
+        [
+            f"--{name} {getattr(after, name)} with --resume: the run has {getattr(before, name)}; leave the flag out, "
+            f"or start a new run with --init_from"
+            for name in different
+            if name not in MAY_CHANGE
+        ]
+    )
+    for name in different:
+        print(f"--{name}: {getattr(before, name)} → {getattr(after, name)}", flush=True)
+    return after
+
+
+def _differences(machine: dict[str, Any], device: str, bf16: bool) -> list[str]:
+    """How this machine differs from the one that wrote a checkpoint."""
+    now = {"torch": torch.__version__, "device": device, "bf16": bf16, "num_threads": torch.get_num_threads()}
+    return [f"{name} {machine[name]} → {value}" for name, value in now.items() if machine[name] != value]

@@ -1,0 +1,38 @@
+"""Trains a model: `python main.py --task_type squad`; `python main.py --help` lists the flags."""
+
+import sys
+from pathlib import Path
+
+from him.command_line import metric_table, run_command
+from him.config import Config, build_parser, parse_command_line
+
+DESCRIPTION = """\
+HIM trains a small transformer encoder from scratch, shows whether it learns and why not,
+and hands over a small, fast model.
+
+  python main.py --dataset sample                                  the built-in data, no network
+  python main.py --train_file train.json --validation_file dev.json
+  python main.py --resume runs/NAME                                go on with an interrupted run
+"""
+
+
+def main() -> int:
+    settings, run = parse_command_line(build_parser(DESCRIPTION), sys.argv[1:])
+    config = Config(**settings) if run is None else None
+
+    from him.training.trainer import Interrupted  # PyTorch is loaded only when the flags are sound
+    from him.training.workflow import resume, train
+
+    try:
+        result = train(config) if config is not None else resume(Path(run), settings)
+    except Interrupted as interrupted:
+        print(f"stopped; go on with: python main.py --resume {interrupted.folder}", flush=True)
+        return 128 + interrupted.signal
+    print(f"best model: {result['run']}/best, of epoch {result['best_epoch']:g}")
+    print(metric_table(result["metrics"]))
+    print(f"trained in {result['train_seconds']:.0f} s at {result['tokens_per_second']:,.0f} tokens/s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, "main.py"))
