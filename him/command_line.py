@@ -1,11 +1,13 @@
 """What all command lines share: one line for an expected error, exit status, tables, JSON."""
 
+import argparse
 import errno
 import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from him.config import Parser
 from him.errors import HimError
 
 
@@ -27,6 +29,16 @@ def run_command(command: Callable[[], int | None], prog: str) -> int:
         message = f"{error.filename or 'a file'}: {error.strerror}; make room, or name another place"
     print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def use_parser(prog: str, description: str) -> Parser:
+    """A parser for a script that uses a finished run: the run, where to compute, and whether to print JSON."""
+    parser = Parser(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/NAME")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--num_threads", type=int, help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
 
 
 def metric_table(metrics: Mapping[str, float]) -> str:

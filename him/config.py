@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
@@ -40,6 +41,12 @@ class ModelOptions:
     embed_dim: int = option(256, "width of the encoder", low=1)
     num_heads: int = option(8, "attention heads; divides --embed_dim", low=1)
     dim_feedforward: int = option(1024, "width of the feed-forward layers", low=1, aliases=("ff_dim",))
+    conv_width: int | None = option(
+        None,
+        "neighbours that a convolution before each attention mixes; odd, 0 is off [the task's own]",
+        low=0,
+        high=63,
+    )
     norm_first: bool = option(True, "pre-LN; --no-norm_first is post-LN")
     positions: str = option("rotary", "how the model knows places", choices=("rotary", "learned"))
     dropout: float | None = option(
@@ -197,9 +204,11 @@ def _conflicts(config: Config) -> list[str]:
             f"--embed_dim {config.embed_dim} with --num_heads {config.num_heads} makes heads of odd width "
             f"{config.embed_dim // config.num_heads}, which rotary positions cannot turn; use --positions learned"
         )
+    if config.conv_width and config.conv_width % 2 == 0:
+        faults.append(f"--conv_width {config.conv_width} is even; use {config.conv_width + 1}, or 0 for none")
     if config.micro_batch_size and config.batch_size and config.micro_batch_size > config.batch_size:
         faults.append(
-            f"--micro_batch_size {config.micro_batch_size} is larger than --batch_size {config.batch_size}; use at most that"
+            f"--micro_batch_size {config.micro_batch_size} is larger than --batch_size {config.batch_size}; lower it"
         )
     if config.doc_stride >= config.max_seq_len:
         faults.append(f"--doc_stride {config.doc_stride} is not below --max_seq_len {config.max_seq_len}; lower it")
@@ -249,20 +258,26 @@ def _converted(each: dataclasses.Field, value: Any) -> Any:
             raise ConfigError(f"--{each.name} {value!r} is not a list of file names")
         return tuple(values)
     wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
-    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
     try:
-        fits = isinstance(value, str) or (
-            isinstance(value, int | float) and not isinstance(value, bool) and kind != str
-        )
-        converted = value if type(value) is kind else kind(value) if fits and kind is not bool else None
-        if converted is None or (kind is int and isinstance(value, float) and converted != value):
-            raise ValueError
-        if kind is float and not abs(converted) < float("inf"):
-            raise ValueError
+        return _scalar(kind, value)
     except (ValueError, OverflowError):
         raise ConfigError(f"--{each.name} {value} is not {wanted}") from None
-    return converted
+
+
+def _scalar(kind: type, value: Any) -> Any:
+    """`value` as a `kind`; text is read as a number or a truth value. ValueError where that would lose something."""
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if kind in (bool, str):
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    number = kind(value)
+    if not math.isfinite(number) or (isinstance(value, float) and number != value):
+        raise ValueError
+    return number
 
 
 def _kind(each: dataclasses.Field) -> tuple[type, bool]:

@@ -7,6 +7,7 @@ from him.compute import choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError
 from him.tasks import task_class
+from him.tasks.base import Evaluation
 from him.training.checkpoint import load_weights
 from him.training.files import find_folder
 
@@ -44,9 +45,13 @@ class Predictor:
         """Answers one input: `question` and `context` for squad."""
         return self.task.predict(self.model, self.compute, **inputs)
 
-    def evaluate(self, path: str) -> dict[str, float]:
-        """Metrics on a file of the task's format, by TensorBoard tag without `/val`."""
-        return self.task.evaluate_file(self.model, self.compute, path).metrics
+    def predict_file(self, path: str) -> dict[str, Any]:
+        """Answers by id for a file of the task's format."""
+        return self.task.predict_file(self.model, self.compute, path)
+
+    def evaluate(self, path: str) -> Evaluation:
+        """Metrics, by TensorBoard tag without `/val`, and predictions on a file of the task's format."""
+        return self.task.evaluate_file(self.model, self.compute, path)
 
 
 def load(run: str | Path, **changes: Any) -> Predictor:

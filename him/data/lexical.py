@@ -1,4 +1,4 @@
-"""What the words of a question and its context tell before anything is learned: matches, shapes, rarity, question class.
+"""What the words of a question and its context tell before anything is learned: matches, shapes, rarity, class.
 
 After the token features of DrQA (Chen et al. 2017, arXiv:1704.00051, section 3.2), extended by overlap scores of the
 sentence and the neighbourhood. All of it is read off whole words, before they are cut into subword pieces and before
@@ -49,7 +49,8 @@ STOP_WORDS = frozenset(
     here hers him his how i if in into is it its itself just may me might more most much many must my no nor not of off
     often on once one only or other our out over own per same shall she should since so some such than that the their
     them themselves then there these they this those through to too two under until up upon us very was we were what
-    when where whether which while who whom whose why will with within without would you your s t d m re ve ll""".split()
+    when where whether which while who whom whose why will with within without would you your s t d m re ve
+    ll""".split()
 )
 AUXILIARIES = frozenset(
     "is are was were be been am do does did has have had can could will would shall should may might must 's".split()
@@ -98,7 +99,7 @@ def question_class(words: Sequence[str]) -> tuple[int, int]:
 
 
 def focus_position(surfaces: Sequence[str], words: Sequence[str], question_word: int) -> int:
-    """Position of the word that says what is asked for: the "year" of "In what year ...", the "team" of "Which NFL team".
+    """Position of the word that says what is asked for: "year" of "In what year ...", "team" of "Which NFL team ...".
 
     It is the first content word after the question word that is neither a name nor a number, or the first content
     word at all; -1 if there is none.

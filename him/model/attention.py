@@ -22,7 +22,7 @@ def rotary_tables(length: int, num_heads: int, head_width: int, like: Tensor) ->
     """Cosine and signed sine of the rotation at each position, for heads that lie side by side; base 10,000.
 
     Returns:
-        Two (L, H * K) tensors in the type and on the device of `like`. The sine is negative in the first half of a head.
+        Two (L, H * K) tensors in the type and on the device of `like`; the sine is negative in a head's first half.
     """
     device = like.device
     frequencies_K = 10_000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)

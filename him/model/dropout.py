@@ -39,7 +39,7 @@ class Dropout(nn.Module):
 
 
 def _scaled_mask(like: Tensor, p: float) -> Tensor:
-    """0 with probability p, else 1 / (1 - p), in the shape and type of `like`; p is rounded to 1/256, at most 255/256."""
+    """0 with probability p, else 1 / (1 - p), in the shape and type of `like`; p is rounded to 1/256."""
     kept_of_256 = max(1, 256 - round(256 * p))
     draws = torch.empty((like.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
     signed = draws.view(torch.int8)[: like.numel()].view(like.shape)  # each of -128 ... 127 equally often

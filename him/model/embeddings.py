@@ -81,7 +81,7 @@ class InputEmbedding(nn.Module):
         self.mask_id = mask_id
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Embeds `input_ids` and `token_type_ids` (B, L), and the lexical fields if the model has them, as (B, L, D)."""
+        """Embeds `input_ids` and `token_type_ids` (B, L), and the lexical fields if there are any, as (B, L, D)."""
         ids_BL = batch["input_ids"]
         if self.training and self.word_dropout > 0:
             hidden_BL = torch.rand(ids_BL.shape, device=ids_BL.device) < self.word_dropout

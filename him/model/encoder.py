@@ -40,8 +40,27 @@ class FeedForward(nn.Module):
         return self.contract(F.gelu(self.expand(x_BLD)))
 
 
+class DepthwiseConvolution(nn.Module):
+    """Mixes each channel with its neighbours in the sequence; zero beyond its ends.
+
+    Cheap reading of phrases before attention relates them, as in QANet (Yu et al. 2018, arXiv:1804.09541, section 2.1).
+
+    Args:
+        embed_dim: D channels, each with weights of its own.
+        width: odd number of places that a channel sees, itself in the middle.
+    """
+
+    def __init__(self, embed_dim: int, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(embed_dim, embed_dim, width, padding=width // 2, groups=embed_dim)
+
+    def forward(self, x_BLD: Tensor, present_BL1: Tensor) -> Tensor:
+        """Returns (B, L, D); `present_BL1` is 1 where there is a token and 0 where there is padding."""
+        return self.convolution((x_BLD * present_BL1).transpose(1, 2)).transpose(1, 2)
+
+
 class EncoderBlock(nn.Module):
-    """Self-attention then feed-forward, each on a residual branch.
+    """Self-attention then feed-forward, each on a residual branch; before them, if wanted, a convolution on one too.
 
     norm_first=False: norm(x + f(x)), Vaswani et al. 2017 (arXiv:1706.03762), section 3.1.
     norm_first=True:  x + f(norm(x)), Xiong et al. 2020 (arXiv:2002.04745), figure 1b; Encoder adds the final norm.
@@ -55,9 +74,15 @@ class EncoderBlock(nn.Module):
         norm_first: bool,
         dropout: float,
         attention_dropout: float = 0.0,
+        conv_width: int = 0,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
+        if conv_width:
+            self.convolution = DepthwiseConvolution(embed_dim, conv_width)
+            self.convolution_norm = nn.LayerNorm(embed_dim)
+        else:
+            self.convolution = None
         self.attention = SelfAttention(embed_dim, num_heads, embed_dim // num_heads, attention_dropout)
         self.attention_norm = nn.LayerNorm(embed_dim)
         self.feed_forward = FeedForward(embed_dim, dim_feedforward)
@@ -65,14 +90,23 @@ class EncoderBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x_BLD: Tensor, bias_BLS: Tensor, rotary: bool = False, return_weights: bool = False
+        self,
+        x_BLD: Tensor,
+        bias_BLS: Tensor,
+        present_BL1: Tensor | None = None,
+        rotary: bool = False,
+        return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns (B, L, D) and, if asked for, the attention weights (B, H, L, S)."""
         if self.norm_first:
+            if self.convolution is not None:
+                x_BLD = self.dropout.add(x_BLD, self.convolution(self.convolution_norm(x_BLD), present_BL1))
             attended_BLD, weights = self.attention(self.attention_norm(x_BLD), bias_BLS, rotary, return_weights)
             x_BLD = self.dropout.add(x_BLD, attended_BLD)
             x_BLD = self.dropout.add(x_BLD, self.feed_forward(self.feed_forward_norm(x_BLD)))
         else:
+            if self.convolution is not None:
+                x_BLD = self.convolution_norm(self.dropout.add(x_BLD, self.convolution(x_BLD, present_BL1)))
             attended_BLD, weights = self.attention(x_BLD, bias_BLS, rotary, return_weights)
             x_BLD = self.attention_norm(self.dropout.add(x_BLD, attended_BLD))
             x_BLD = self.feed_forward_norm(self.dropout.add(x_BLD, self.feed_forward(x_BLD)))
@@ -90,6 +124,7 @@ class Encoder(nn.Module):
         norm_first: pre-LN if true, post-LN otherwise.
         dropout: on both residual branches.
         attention_dropout: on attention weights.
+        conv_width: places that a convolution before each attention sees; 0 is none.
         rotary: whether queries and keys are rotated by their position.
     """
 
@@ -102,12 +137,13 @@ class Encoder(nn.Module):
         norm_first: bool = True,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        conv_width: int = 0,
         rotary: bool = True,
     ) -> None:
         super().__init__()
         self.rotary = rotary
         self.blocks = nn.ModuleList(
-            EncoderBlock(embed_dim, num_heads, dim_feedforward, norm_first, dropout, attention_dropout)
+            EncoderBlock(embed_dim, num_heads, dim_feedforward, norm_first, dropout, attention_dropout, conv_width)
             for _ in range(num_encoder_layers)
         )
         self.final_norm = nn.LayerNorm(embed_dim) if norm_first else nn.Identity()
@@ -124,9 +160,10 @@ class Encoder(nn.Module):
             # The residual stream too, or every norm and every sum would convert back and forth.
             x_BLD = x_BLD.to(torch.get_autocast_dtype(x_BLD.device.type))
         bias_BLS = attention_bias(attention_mask).to(x_BLD.dtype)
+        present_BL1 = attention_mask[:, :, None].to(x_BLD.dtype) if attention_mask.dim() == 2 else None
         collected = []
         for block in self.blocks:
-            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, self.rotary, return_weights)
+            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, self.rotary, return_weights)
             if weights_BHLS is not None:
                 collected.append(weights_BHLS)
         return EncoderOutput(self.final_norm(x_BLD), collected)
@@ -138,7 +175,8 @@ def initialize(model: nn.Module) -> None:
     | what | how |
     |---|---|
     | Linear and Embedding weights | normal, mean 0, deviation 0.02 (Devlin et al. 2018, arXiv:1810.04805) |
-    | last Linear of each residual branch | the same, divided by sqrt(2 * layers) (Radford et al. 2019, GPT-2, section 2.3) |
+    | last Linear of each residual branch | the same, divided by sqrt(2 * layers) (Radford et al. 2019, section 2.3) |
+    | depthwise convolution | normal, mean 0, deviation 1 / sqrt(width), divided by sqrt(2 * layers) |
     | biases | 0 |
     | LayerNorm | 1 and 0 |
     """
@@ -146,7 +184,9 @@ def initialize(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
+        if isinstance(module, nn.Conv1d):
+            nn.init.normal_(module.weight, std=(module.kernel_size[0] * 2 * num_encoder_layers) ** -0.5)
+        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
             nn.init.zeros_(module.bias)
     for module in model.modules():
         if isinstance(module, EncoderBlock):

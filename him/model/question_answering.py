@@ -16,7 +16,7 @@ FORBIDDEN_LOGIT = -1e9
 
 @dataclass
 class SpanOutput:
-    """Start and end logits (B, L) float32, `FORBIDDEN_LOGIT` where not allowed; attention weights per layer if asked."""
+    """Start and end logits (B, L) float32, `FORBIDDEN_LOGIT` where not allowed; attention weights if asked for."""
 
     start_logits_BL: Tensor
     end_logits_BL: Tensor

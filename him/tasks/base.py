@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
 DEFAULTS = {
     "num_epochs": 10,
     "batch_size": 16,
+    "conv_width": 0,
     "dropout": 0.1,
     "word_dropout": 0.0,
     "label_smoothing": 0.0,
@@ -139,6 +140,14 @@ class Task(ABC):
     @abstractmethod
     def predict(self, model: nn.Module, compute: Compute, **inputs: Any) -> Any:
         """Answers one input; the task says which keywords it takes."""
+
+    @abstractmethod
+    def predict_file(self, model: nn.Module, compute: Compute, path: str) -> dict[str, Any]:
+        """Answers a file of the task's format, by id."""
+
+    @abstractmethod
+    def example_inputs(self) -> dict[str, str]:
+        """Keywords for `predict` from the built-in data, of a kind that training does not show."""
 
     @abstractmethod
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:

@@ -30,7 +30,7 @@ from him.data.spans import SpanCandidate, best_spans
 from him.data.squad_batches import SquadBatches
 from him.data.squad_features import SquadFeatures, build_features, word_spans
 from him.data.squad_json import Question, SquadData, read_squad, squad_from_document
-from him.errors import CheckpointError, ConfigError, DataError
+from him.errors import CheckpointError, ConfigError
 from him.metrics.bertscore import BertScorer, find_scorer_model
 from him.metrics.diversity import distinct_n
 from him.metrics.running import RunningMean, perplexity
@@ -216,6 +216,7 @@ class SquadTask(Task):
             embed_dim=config.embed_dim,
             num_heads=config.num_heads,
             dim_feedforward=config.dim_feedforward,
+            conv_width=config.conv_width,
             norm_first=config.norm_first,
             dropout=config.dropout,
             attention_dropout=config.attention_dropout,
@@ -365,10 +366,19 @@ class SquadTask(Task):
         data = squad_from_document(document, "question and context", answers_required=False)
         return self.predict_all(model, compute, data)["0"]
 
+    def predict_file(self, model: nn.Module, compute: Compute, path: str) -> dict[str, Answer]:
+        """Answers the questions of a SQuAD file, by id; the file needs no answers."""
+        return self.predict_all(model, compute, read_squad(path, answers_required=False))
+
     def predict_all(self, model: nn.Module, compute: Compute, data: SquadData) -> dict[str, Answer]:
         """Answers by question id."""
         answers, _, _ = self.answer(model, compute, data, self._features(data))
         return {question.id: answer for question, answer in zip(_questions(data), answers, strict=True)}
+
+    def example_inputs(self) -> dict[str, str]:
+        """A question of the built-in validation data with its context."""
+        paragraph = load_squad(dataset="sample").validation.paragraphs[0]
+        return {"question": paragraph.questions[0].text, "context": paragraph.context}
 
     @torch.inference_mode()
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:

@@ -87,7 +87,8 @@ class Checkpoints:
             raise CheckpointError(f"{newest / 'state.json'}: cannot be read ({error})") from None
         if state.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(
-                f"{newest}: format {state.get('format_version')}, this HIM reads {FORMAT_VERSION}; use the HIM that wrote it"
+                f"{newest}: format {state.get('format_version')}, and this HIM reads format {FORMAT_VERSION}; use the "
+                "HIM that wrote it"
             )
         averaged = newest / "averaged.safetensors"
         return Checkpoint(
@@ -167,6 +168,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         shapes = [list(tensors[name].shape) if name in tensors else None for tensors in (weights, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
-                f"{path}: {name} has shape {shapes[0] or 'none'} and this model {shapes[1] or 'none'}; give the same model flags as its run"
+                f"{path}: {name} has shape {shapes[0] or 'none'}, this model has {shapes[1] or 'none'}; give the model "
+                "flags of that run"
             )
     model.load_state_dict(weights)

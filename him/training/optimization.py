@@ -43,7 +43,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's weights (Polyak and Juditsky 1992; as used by Tarvainen and Valpola 2017).
+    """Exponential moving average of a model's weights (Polyak and Juditsky 1992; Tarvainen and Valpola 2017).
 
     The decay starts low, min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are forgotten.
     """

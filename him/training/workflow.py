@@ -90,8 +90,8 @@ def _run(trainer: Trainer) -> dict[str, Any]:
     num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     precision = "bf16" if trainer.compute.bf16 else "fp32"
     print(
-        f"{folder}: {len(task.train_lengths):,} training examples, {num_parameters:,} parameters, {trainer.max_steps:,} "
-        f"steps, {precision} on {trainer.compute.device} with {torch.get_num_threads()} threads",
+        f"{folder}: {len(task.train_lengths):,} training examples, {num_parameters:,} parameters, "
+        f"{trainer.max_steps:,} steps, {precision} on {trainer.compute.device} with {torch.get_num_threads()} threads",
         flush=True,
     )
     trainer.writer.hyperparameters(

@@ -40,7 +40,7 @@ def words(text: str) -> list[str]:
 def as_pattern(template: str) -> re.Pattern:
     """What the questions made from a template look like."""
     escaped = re.escape(template).replace(r"\{s\}", r"(?:the )?[A-Z]\w+(?: [A-Za-z]\w+)?")
-    return re.compile(re.sub(r"\\\{\w+\\\}", r"[\\w ]+", escaped))
+    return re.compile(re.sub(r"\\\{\w+\\\}", r"(?!the )[\\w ]+", escaped))
 
 
 def templates(split: str) -> list[tuple[str, str]]:
@@ -53,7 +53,7 @@ def templates(split: str) -> list[tuple[str, str]]:
     return found
 
 
-# --- format -----------------------------------------------------------------------------------------------------------
+# --- format ----------------------------------------------------------------------------------------------------------
 
 
 def test_layout_and_offsets(sample):
@@ -100,7 +100,7 @@ def test_default_size_is_made_quickly():
     assert time.perf_counter() - started_at < 5  # 0.4 s on an idle core; the bound leaves room for a busy machine
 
 
-# --- training and validation share nothing ----------------------------------------------------------------------------
+# --- training and validation share nothing ---------------------------------------------------------------------------
 
 
 def test_no_name_or_number_in_both_splits(sample):
@@ -114,7 +114,8 @@ def test_no_name_or_number_in_both_splits(sample):
     common_words = {
         *("January February March April May June July August September October November December".split()),
         *("Works Mills Brothers Company Foundry Expedition Tower Library Theatre Lighthouse Hall Museum".split()),
-        *("Festival Fair Parade Games".split()),
+        *("Pump Lamp Loom Engine Clock Press Frog Beetle Owl Lizard Moth Otter".split()),
+        *("Festival Fair Parade Carnival".split()),
     }
     assert kept[0] & kept[1] <= common_words
 
@@ -178,7 +179,7 @@ def test_every_value_has_one_split():
     assert 0.2 < shares[VALIDATION] / 10_000 < 0.3
 
 
-# --- variety ----------------------------------------------------------------------------------------------------------
+# --- variety ---------------------------------------------------------------------------------------------------------
 
 
 def test_variety(sample):
@@ -201,7 +202,7 @@ def test_answers_stand_anywhere_in_the_paragraph(sample):
             assert 0.1 < share < 0.4, (low, share)
 
 
-# --- what a model gets that does not read ------------------------------------------------------------------------------
+# --- what a model gets that does not read ----------------------------------------------------------------------------
 
 FUNCTION_WORDS = set(
     "the a an of in on at to is was were are be by for with and or did do does it its he she his her that this from "

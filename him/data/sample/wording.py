@@ -43,7 +43,6 @@ ASIDES = {
         "A museum in {place} describes the story in detail.",
     ),
 }
-_JOINTS = {TRAIN: (" and ",), VALIDATION: (" and ",)}
 _OTHERS = {
     TRAIN: ("{s} {a}", "By contrast, {s} {a}", "{s}, by contrast, {a}", "Meanwhile, {s} {a}"),
     VALIDATION: ("{s} {a}", "{s}, meanwhile, {a}", "But {s} {a}"),
@@ -144,12 +143,12 @@ class Writer:
     def tell(self, story: Story, aside_values: dict[str, str]) -> Passage:
         """Write a paragraph about a story.
 
-        Five facts of the main entity and three of the other are told, in any order, most relations of the second being
-        also told of the first. `aside_values` (person, place, year, date, count) fill a sentence beside the point.
+        Up to five facts of the main entity are told and two or three of the other, in the same relations, so that no
+        question can be answered without knowing whom it is about. `aside_values` (person, place, year, date, count) fill a sentence beside the point.
         """
         rng, phrases = self.rng, load_phrases()[story.kind]
-        told_main = rng.sample(list(phrases.relations), 5)
-        told_other = rng.sample(told_main, 2) + rng.sample([r for r in phrases.relations if r not in told_main], 0)
+        told_main = rng.sample(list(phrases.relations), min(5, len(phrases.relations)))
+        told_other = rng.sample(told_main, rng.choice((2, 3)))
         clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
 
         contrast = self._contrast(clauses) if rng.random() < 0.4 else []
@@ -258,7 +257,7 @@ class Writer:
             if len({who for who, _ in sentence}) == 2:
                 frame = rng.choice(_CONTRASTS[self.split])
             elif len(sentence) == 2:
-                frame = "{s} {a}" + rng.choice(_JOINTS[self.split]) + "{b}"
+                frame = "{s} {a}, and {b}" if "," in sentence[0][1].text else "{s} {a} and {b}"
             elif last is not None and last != sentence[0][0]:
                 frame = rng.choice(_OTHERS[self.split])
             for part in re.split(r"(\{\w\})", frame.lower().removesuffix(".")):

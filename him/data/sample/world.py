@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 TRAIN, VALIDATION = "train", "validation"
 
 # fmt: off
-_ONSETS = ("B", "Br", "C", "Cl", "D", "Dr", "F", "Fl", "G", "Gr", "H", "J", "K", "Kr", "L", "M", "N", "P", "Pr", "R", "S",
-           "St", "T", "Th", "Tr", "V", "W", "Y")
+_ONSETS = ("B", "Br", "C", "Cl", "D", "Dr", "F", "Fl", "G", "Gr", "H", "J", "K", "Kr", "L", "M", "N", "P", "Pr", "R",
+           "S", "St", "T", "Th", "Tr", "V", "W", "Y")
 _RIMES = ("al", "an", "ar", "el", "en", "er", "il", "im", "in", "ol", "on", "or", "un", "os", "as")
 _STEMS = tuple(onset + rime for onset in _ONSETS for rime in _RIMES)
-_GIVEN_ENDS = {"she": ("a", "ina", "eth", "ise", "ela", "ora", "ika"), "he": ("ek", "us", "ard", "o", "im", "ulf", "ric")}
+_GIVEN_ENDS = {"she": ("a", "ina", "eth", "ise", "ela", "ora", "ika"),
+               "he": ("ek", "us", "ard", "o", "im", "ulf", "ric")}
 _SURNAME_ENDS = ("ley", "wick", "man", "sen", "wood", "rell", "dale", "by", "lock", "ton", "field", "more", "worth",
                  "kin", "shaw", "gren")
 _PLACE_ENDS = ("mouth", "stead", "haven", "bridge", "ford", "mere", "gate", "vik", "burg", "minster", "holm", "port",
@@ -30,9 +31,9 @@ _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "Augu
 _ROLES = ("painter", "chemist", "poet", "botanist", "composer", "astronomer")
 _FIRMS = ("Works", "Mills", "Brothers", "Company", "Foundry")
 _BUILDINGS = ("Tower", "Library", "Theatre", "Lighthouse", "Hall", "Museum")
-_MACHINES = ("pump", "lamp", "loom", "engine", "clock", "press")
-_ANIMALS = ("frog", "beetle", "owl", "lizard", "moth", "otter")
-_FESTIVALS = ("Festival", "Fair", "Parade", "Games")
+_MACHINES = ("Pump", "Lamp", "Loom", "Engine", "Clock", "Press")
+_ANIMALS = ("Frog", "Beetle", "Owl", "Lizard", "Moth", "Otter")
+_FESTIVALS = ("Festival", "Fair", "Parade", "Carnival")
 
 _QUALITIES = ("wooden", "copper", "painted", "silver", "woollen", "folding", "heavy", "striped", "glass", "iron")
 _GOODS = ("chairs", "bells", "boots", "ropes", "kettles", "toys", "saddles", "bottles", "carpets", "knives")
@@ -189,10 +190,10 @@ def _named(kind: str, dice: Dice) -> Entity:
             return Entity(f"{dice.surname()} {noun}", "the ", rng.choice(("festival", "event")), "it")
         case "invention":
             noun = rng.choice(_MACHINES)
-            return Entity(f"{dice.surname()} {noun}", "the ", rng.choice((noun, "machine")), "it")
+            return Entity(f"{dice.surname()} {noun}", "the ", rng.choice((noun.lower(), "machine")), "it")
         case "animal":
             noun = rng.choice(_ANIMALS)
-            return Entity(f"{dice.place()} {noun}", "the ", rng.choice((noun, "animal")), "it")
+            return Entity(f"{dice.place()} {noun}", "the ", rng.choice((noun.lower(), "animal")), "it")
     raise AssertionError(f"unknown kind {kind!r}")
 
 
