@@ -1,5 +1,6 @@
 """Trains a model: `python main.py --task_type squad`; `python main.py --help` lists the flags."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def main() -> int:
     try:
         result = train(config) if config is not None else resume(Path(run), settings)
     except Interrupted as interrupted:
-        print(f"stopped; go on with: python main.py --resume {interrupted.folder}", flush=True)
+        print(f"stopped; go on with: python main.py --resume {shlex.quote(str(interrupted.folder))}", flush=True)
         return 128 + interrupted.signal
     print(f"best model: {result['run']}/best, of epoch {result['best_epoch']:g}")
     print(metric_table(result["metrics"]))

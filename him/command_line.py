@@ -3,12 +3,17 @@
 import argparse
 import errno
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from him.config import Parser
 from him.errors import HimError
+from him.training.files import NO_SPACE
+
+EXPECTED = (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def run_command(command: Callable[[], int | None], prog: str) -> int:
@@ -19,12 +24,16 @@ def run_command(command: Callable[[], int | None], prog: str) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
+    threading.excepthook = _report_of_thread
     try:
         return command() or 0
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     except HimError as error:
         message = str(error)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if error.errno not in EXPECTED:
             raise
         message = f"{error.filename or 'a file'}: {error.strerror}; make room, or name another place"
     print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
@@ -39,6 +48,12 @@ def use_parser(prog: str, description: str) -> Parser:
     parser.add_argument("--num_threads", type=int, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
+
+
+def _report_of_thread(args: threading.ExceptHookArgs) -> None:
+    """Keeps a thread that finds the disk full quiet: TensorBoard's writer hands its error to the main thread too."""
+    if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in NO_SPACE):
+        threading.__excepthook__(args)
 
 
 def metric_table(metrics: Mapping[str, float]) -> str:

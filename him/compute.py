@@ -50,9 +50,10 @@ def choose_compute(config: Config) -> Compute:
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    kind, _, index = name.partition(":")  # by hand: `torch.device` turns cuda:200 into cuda:-56
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {config.device}: there are {torch.cuda.device_count()} GPUs; use --device cpu")
+    device = torch.device(name)
     fast = has_fast_bf16(device)
     return Compute(device, bf16=fast if config.precision == "auto" else config.precision == "bf16")
 

@@ -214,7 +214,9 @@ def _conflicts(config: Config) -> list[str]:
         faults.append(f"--doc_stride {config.doc_stride} is not below --max_seq_len {config.max_seq_len}; lower it")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         faults.append(f"--device {config.device} is not known; use auto, cpu, cuda or cuda:N")
-    if config.run_name is not None and (not config.run_name or Path(config.run_name).name != config.run_name):
+    if config.run_name is not None and (
+        config.run_name in ("", "..") or Path(config.run_name).name != config.run_name
+    ):
         faults.append(f"--run_name {config.run_name!r} is not a plain folder name; use --output_dir for the place")
     return faults
 
@@ -241,7 +243,7 @@ def _checked(each: dataclasses.Field, value: Any) -> Any:
         ("below", "less than", lambda limit: value < limit),
     )
     if any(name in checks and not holds(checks[name]) for name, _, holds in limits):
-        allowed = " and ".join(f"{words} {checks[name]:g}" for name, words, _ in limits if name in checks)
+        allowed = " and ".join(f"{words} {checks[name]:.10g}" for name, words, _ in limits if name in checks)
         raise ConfigError(f"--{each.name} {value} is out of range; use {allowed}")
     return value
 
@@ -253,10 +255,12 @@ def _converted(each: dataclasses.Field, value: Any) -> Any:
             return None
         raise ConfigError(f"--{each.name} needs a value")
     if kind is tuple:
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
+        values = [value] if isinstance(value, str | Path) else value
+        if not isinstance(values, list | tuple) or not all(isinstance(item, str | Path) for item in values):
             raise ConfigError(f"--{each.name} {value!r} is not a list of file names")
-        return tuple(values)
+        return tuple(str(item) for item in values)
+    if kind is str and isinstance(value, Path):
+        return str(value)
     wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
     try:
         return _scalar(kind, value)
@@ -386,14 +390,15 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
             joined.append(argument)
     found, rest = parser.parse_known_args(joined)
     names = [*field_names(), "config", "resume", *(f"no-{each.name}" for each in fields(Config) if each.type is bool)]
-    raise_together(
-        [
-            unknown(argument[2:].split("=")[0], names)
-            if argument.startswith("--")
-            else f"{argument}: not a flag; see --help"
-            for argument in rest
-        ]
-    )
+    faults, flag_before = [], False
+    for argument in rest:
+        is_flag = argument.startswith("--")
+        if is_flag:
+            faults.append(unknown(argument[2:].split("=")[0], names))
+        elif not flag_before:  # else it is the value of an unknown flag
+            faults.append(f"{argument}: not a flag; see --help")
+        flag_before = is_flag
+    raise_together(faults)
     flags = vars(found)
     config_file, resume = flags.pop("config", None), flags.pop("resume", None)
     return (read_yaml(config_file) if config_file else {}) | flags, resume

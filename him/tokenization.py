@@ -19,6 +19,7 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]",
 OTHER_NAMES = {PAD: ("<pad>",), UNK: ("<unk>",), CLS: ("<s>",), SEP: ("</s>",), MASK: ("<mask>",)}
 
 MAX_ALPHABET = 1000  # rarer characters become [UNK]
+HUB_SECONDS = 8.0  # the longest wait for a sign of life of the hub
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -61,15 +62,15 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         ConfigError: it is not there, not a tokenizer, or lacks a special token that HIM needs.
     """
     path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "tokenizer.json"
     try:
-        if path.exists():
-            tokenizer = Tokenizer.from_file(str(path))
-        elif os.path.sep in name_or_path.rstrip("/") and path.parent.exists():
+        is_folder = path.is_dir()
+        file = path / "tokenizer.json" if is_folder else path
+        if file.exists():
+            tokenizer = Tokenizer.from_file(str(file))
+        elif is_folder or os.path.sep in name_or_path and path.parent.exists():
             raise ConfigError(f"--tokenizer {name_or_path}: no such file or folder with a tokenizer.json")
         else:
-            tokenizer = Tokenizer.from_pretrained(name_or_path)
+            tokenizer = _from_hub(name_or_path)
     except ConfigError:
         raise
     except Exception as error:  # the package raises bare Exceptions, with the reason as text
@@ -83,6 +84,18 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     for token in SPECIAL_TOKENS:
         special_id(tokenizer, token)
     return tokenizer
+
+
+def _from_hub(name: str) -> Tokenizer:
+    """A tokenizer of the hub, or the copy in its cache; asked once, where the client would retry for 23 s."""
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(name, "tokenizer.json")
+    if isinstance(cached, str):
+        return Tokenizer.from_file(cached)
+    url = huggingface_hub.hf_hub_url(name, "tokenizer.json")
+    huggingface_hub.get_session().head(url, timeout=HUB_SECONDS)
+    return Tokenizer.from_pretrained(name)
 
 
 def parse_tokenizer(path: Path) -> Tokenizer:
@@ -138,5 +151,13 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> EncodedTexts:
         ids=Ragged.from_rows([encoding.ids for encoding in encodings], "int32"),
         starts=Ragged.from_rows([[start for start, _ in row] for row in spans], "int32"),
         ends=Ragged.from_rows([[end for _, end in row] for row in spans], "int32"),
-        words=Ragged.from_rows([encoding.word_ids for encoding in encodings], "int32"),
+        words=Ragged.from_rows([_without_gaps(encoding.word_ids) for encoding in encodings], "int32"),
     )
+
+
+def _without_gaps(word_ids: Sequence[int]) -> list[int]:
+    """Word numbers counted anew: words of which no piece is left (unknown ones, without an [UNK]) have none."""
+    if not word_ids or word_ids[-1] + 1 == len(set(word_ids)):
+        return word_ids
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(word_ids))}
+    return [numbers[word] for word in word_ids]

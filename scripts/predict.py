@@ -73,8 +73,9 @@ def _show(answer, as_json: bool) -> None:
 
 
 def _line(answer) -> str:
+    said = answer.text if answer.answerable else f"no answer, or at best: {answer.text}"
     return (
-        f"{answer.text}  (score {answer.score:.3f}, characters {answer.start} to {answer.end}, "
+        f"{said}  (score {answer.score:.3f}, characters {answer.start} to {answer.end}, "
         f"no answer {answer.no_answer_probability:.3f})"
     )
 

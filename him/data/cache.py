@@ -37,9 +37,9 @@ def save_columns(folder: Path, columns: Mapping[str, np.ndarray | Ragged], texts
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
         os.rename(aside, folder)
-    except OSError:
+    except BaseException as error:  # Ctrl-C too
         shutil.rmtree(aside, ignore_errors=True)
-        if not folder.is_dir():
+        if not (isinstance(error, OSError) and folder.is_dir()):
             raise
 
 

@@ -56,6 +56,8 @@ AUXILIARIES = frozenset(
     "is are was were be been am do does did has have had can could will would shall should may might must 's".split()
 )
 LENGTH_WORDS = frozenset("long old tall far high deep big large wide fast often heavy hot cold late early".split())
+# "What type of disorders ...": the word after "of" says more.
+HOLLOW_WORDS = frozenset("type types kind kinds sort sorts form forms class part example name number".split())
 NUMBER_WORDS = frozenset("one two three four five six seven eight nine ten other".split())
 YEAR = re.compile(r"1\d{3}|20\d{2}")
 SENTENCE_ENDS = frozenset(".!?")
@@ -101,16 +103,17 @@ def question_class(words: Sequence[str]) -> tuple[int, int]:
 def focus_position(surfaces: Sequence[str], words: Sequence[str], question_word: int) -> int:
     """Position of the word that says what is asked for: "year" of "In what year ...", "team" of "Which NFL team ...".
 
-    It is the first content word after the question word that is neither a name nor a number, or the first content
-    word at all; -1 if there is none.
+    It is the first content word after the question word that is neither a name nor a number nor hollow before "of", or
+    the first content word at all; -1 if there is none.
     """
     candidates = [
         position
         for position in range(question_word + 1, len(words))
-        if words[position] not in STOP_WORDS and words[position] not in NUMBER_WORDS and words[position][0].isalnum()
+        if words[position] not in STOP_WORDS and words[position] not in NUMBER_WORDS and words[position][:1].isalnum()
     ]
     for position in candidates:
-        if surfaces[position][0].islower():
+        is_hollow = words[position] in HOLLOW_WORDS and words[position + 1 : position + 2] == ["of"]
+        if surfaces[position][0].islower() and not is_hollow:
             return position
     return candidates[0] if candidates else -1
 
@@ -120,7 +123,7 @@ class Rarity:
 
     Args:
         num_documents: number of contexts counted.
-        frequencies: in how many of them each lower-cased word occurs.
+        frequencies: in how many of them each lower-cased word occurs; of `count`, words of two and more.
     """
 
     def __init__(self, num_documents: int, frequencies: dict[str, int]) -> None:
@@ -129,14 +132,18 @@ class Rarity:
 
     @classmethod
     def count(cls, documents: Iterable[Iterable[str]]) -> "Rarity":
-        """Counts in documents given as words."""
+        """Counts in documents given as words.
+
+        Words of one document only are left out, as if no document had them: a quarter of the table's size, and a
+        word that only its own context has is as rare while training as a new word is afterwards.
+        """
         frequencies: dict[str, int] = {}
         num_documents = 0
         for document in documents:
             num_documents += 1
             for word in {word.lower() for word in document}:
                 frequencies[word] = frequencies.get(word, 0) + 1
-        return cls(num_documents, frequencies)
+        return cls(num_documents, {word: count for word, count in frequencies.items() if count > 1})
 
     def of(self, words: Sequence[str]) -> np.ndarray:
         """float32 in [0, 1]: 1 for words that no document has, 0 for one that all have."""
@@ -144,9 +151,8 @@ class Rarity:
         return np.log((self.num_documents + 1) / (counts + 1)) / np.log(self.num_documents + 1)
 
     def to_json(self) -> dict:
-        """Plain data; words of one document only are left out, which `of` takes for words of none."""
-        kept = {word: count for word, count in sorted(self.frequencies.items()) if count > 1}
-        return {"num_documents": self.num_documents, "frequencies": kept}
+        """Plain data."""
+        return {"num_documents": self.num_documents, "frequencies": dict(sorted(self.frequencies.items()))}
 
     @classmethod
     def from_json(cls, data: dict) -> "Rarity":

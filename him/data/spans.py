@@ -39,6 +39,7 @@ def best_spans(
     first_word_B1 = word_ids_BL.masked_fill(~in_context_BL, torch.iinfo(torch.int64).max).amin(dim=1, keepdim=True)
     slot_BL = torch.where(in_context_BL, word_ids_BL - first_word_B1, 0)
     num_words = int(slot_BL.max()) + 1
+    max_answer_words = min(max_answer_words, num_words)
 
     def per_word(logits_BL: Tensor) -> Tensor:
         blank_BW = torch.full((len(logits_BL), num_words), -1e9, device=logits_BL.device)

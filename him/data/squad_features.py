@@ -142,15 +142,16 @@ def find_spans(
         starts, ends: (A,) its first character, and the character after its last.
 
     Returns:
-        The piece in which each span starts and the one in which it ends, (A,) int64 each.
+        The first and the last piece that each span touches, (A,) int64 each; last < first where it touches none, as
+        with an answer of spaces.
     """
     # One search over all contexts: each is shifted to a character range of its own.
     width = int(max(contexts.ends.values.max(initial=0), ends.max(initial=0))) + 2
     shift = np.repeat(np.arange(len(contexts), dtype=np.int64) * width, contexts.ids.lengths)
-    first = np.searchsorted(contexts.starts.values + shift, starts + context_of * width, side="right") - 1
-    last = np.searchsorted(contexts.ends.values + shift, ends + context_of * width, side="left")
-    row_start, row_end = contexts.ids.offsets[context_of], contexts.ids.offsets[context_of + 1]
-    return np.clip(first, row_start, row_end - 1) - row_start, np.clip(last, row_start, row_end - 1) - row_start
+    first = np.searchsorted(contexts.ends.values + shift, starts + context_of * width, side="right")
+    last = np.searchsorted(contexts.starts.values + shift, ends + context_of * width, side="left") - 1
+    row_start = contexts.ids.offsets[context_of]
+    return first - row_start, last - row_start
 
 
 def build_features(
@@ -211,7 +212,10 @@ def _first_pieces(encoded: EncodedTexts, most: int) -> EncodedTexts:
 
 
 def _answer_spans(questions: Sequence, contexts: EncodedTexts, context_of: np.ndarray) -> Ragged:
-    """Answers as (first piece, last piece, annotators), int32; a question's equal spans are counted together."""
+    """Answers as (first piece, last piece, annotators), int32; a question's equal spans are counted together.
+
+    An answer without any piece (of spaces or control characters) is left out.
+    """
     question_of = np.repeat(np.arange(len(questions)), [len(question.answers) for question in questions])
     answers = [answer for question in questions for answer in question.answers]
     starts = np.array([answer.start for answer in answers], np.int64)
@@ -219,7 +223,8 @@ def _answer_spans(questions: Sequence, contexts: EncodedTexts, context_of: np.nd
     first, last = find_spans(contexts, context_of[question_of].astype(np.int64), starts, ends)
     rows: list[dict[tuple[int, int], int]] = [{} for _ in questions]
     for question, span in zip(question_of.tolist(), zip(first.tolist(), last.tolist(), strict=True), strict=True):
-        rows[question][span] = rows[question].get(span, 0) + 1
+        if span[0] <= span[1]:
+            rows[question][span] = rows[question].get(span, 0) + 1
     flat = [(*span, count) for row in rows for span, count in row.items()]
     values = np.array(flat, np.int32).reshape(-1, 3)
     return Ragged(values, np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64))

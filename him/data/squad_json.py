@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import NoReturn
@@ -63,6 +64,11 @@ class SquadData:
         paragraphs = tuple(paragraphs)
         has_impossible = any(question.is_impossible for paragraph in paragraphs for question in paragraph.questions)
         return cls(paragraphs, has_impossible, source)
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """All questions in file order."""
+        return [question for paragraph in self.paragraphs for question in paragraph.questions]
 
     @property
     def num_questions(self) -> int:

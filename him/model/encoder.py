@@ -188,6 +188,8 @@ def initialize(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=(module.kernel_size[0] * 2 * num_encoder_layers) ** -0.5)
         if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
     for module in model.modules():
         if isinstance(module, EncoderBlock):
             for last in (module.attention.output, module.feed_forward.contract):

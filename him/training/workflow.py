@@ -1,5 +1,6 @@
 """A training run from its settings to its results: folder, data, loop, final evaluation."""
 
+import dataclasses
 import shlex
 import sys
 from datetime import datetime
@@ -36,6 +37,8 @@ def train(config: Config) -> dict[str, Any]:
     """
     cls = task_class(config.task_type)
     config = cls.resolve(config)
+    if config.dry_run:
+        config = dataclasses.replace(config, max_steps=min(config.max_steps or 2, 2))
     folder = _run_folder(config)
     compute = choose_compute(config)
     keep_freed_memory()
@@ -61,11 +64,10 @@ def resume(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"--resume {folder}: no such folder; name a run, such as runs/NAME")
-    checkpoints = Checkpoints(folder / "checkpoints", 1)
-    remove_leftovers(folder / "best")
-    checkpoint = checkpoints.load_newest()
+    checkpoint = Checkpoints(folder / "checkpoints", 1).load_newest()
     before = Config.load(folder / "config.json")
     config = _changed(before, changes)
+    remove_leftovers(folder / "best")
     compute = choose_compute(config)
     machine = checkpoint.state["machine"]
     if config.num_threads is None and machine["num_threads"] != torch.get_num_threads():
@@ -76,13 +78,26 @@ def resume(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     task = task_class(config.task_type).prepare(config, tokenizer_folder=_initial_folder(config))
     model = task.build_model().to(compute.device)
     trainer = Trainer(task, config, folder, compute, model, checkpoint)
+    if trainer.state.best_value is None and trainer.state.step >= trainer.max_steps:
+        raise ConfigError(
+            f"--resume {folder}: the run is at step {trainer.state.step} of {trainer.max_steps} without an evaluation; "
+            "give it more with --num_epochs or --max_steps"
+        )
     if config != before:
-        config.save(folder / "config.json")
+        write_json(folder / "config.json", config.to_dict())
     print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
     return _run(trainer)
 
 
 def _run(trainer: Trainer) -> dict[str, Any]:
+    """See `_run_to_its_end`; whatever finds the disk full on the way says so in one line."""
+    try:
+        return _run_to_its_end(trainer)
+    except OSError as error:
+        raise no_space(error, Path(error.filename or trainer.folder)) from None
+
+
+def _run_to_its_end(trainer: Trainer) -> dict[str, Any]:
     """Trains, then measures the best model once more with every metric on the whole validation set."""
     task, config, folder = trainer.task, trainer.config, trainer.folder
     for note in task.notes:

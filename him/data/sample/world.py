@@ -110,7 +110,7 @@ class Dice:
             case ["firm"]:
                 return f"{self.surname()} {self.rng.choice(_FIRMS)}"
             case ["ship"]:
-                return self.pair(_STEMS, _PLACE_ENDS)
+                return self.pair(_STEMS, _GIVEN_ENDS["she"])
             case ["goods"]:
                 return self.pair(_QUALITIES, _GOODS, " ")
             case ["material"]:
