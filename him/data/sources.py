@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SAMPLE = "sample"
 DEFAULT_SQUAD = "rajpurkar/squad"
+# Seen once, this many lead to F1 90 and more; 4,000 seen three times end at 76: their names are learned by heart.
+SAMPLE_QUESTIONS = 16_000
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 LOCAL_SQUAD = "--train_file FILE --validation_file FILE, or the built-in sample with --dataset sample"
@@ -214,7 +216,7 @@ def _note_leakage(train: SquadData, validation: SquadData, notes: list[str]) -> 
 def _from_sample() -> tuple[SquadData, SquadData]:
     from him.data.sample import squad_sample
 
-    train, validation = squad_sample()
+    train, validation = squad_sample(num_train=SAMPLE_QUESTIONS)
     return (
         squad_from_document(train, "the built-in sample, train"),
         squad_from_document(validation, "the built-in sample, validation"),

@@ -43,9 +43,11 @@ ASIDES = {
         "A museum in {place} describes the story in detail.",
     ),
 }
+# Frames of a sentence that turns to the other entity, and of one about both: {s} and {t} are the subjects, {a} and {b}
+# what is said of them.
 _OTHERS = {
-    TRAIN: ("{s} {a}", "By contrast, {s} {a}", "{s}, by contrast, {a}", "Meanwhile, {s} {a}"),
-    VALIDATION: ("{s} {a}", "{s}, meanwhile, {a}", "But {s} {a}"),
+    TRAIN: ("{s} {a}", "by contrast, {s} {a}", "{s}, by contrast, {a}", "meanwhile, {s} {a}"),
+    VALIDATION: ("{s} {a}", "{s}, meanwhile, {a}", "but {s} {a}"),
 }
 _CONTRASTS = {
     TRAIN: (
@@ -144,7 +146,8 @@ class Writer:
         """Write a paragraph about a story.
 
         Up to five facts of the main entity are told and two or three of the other, in the same relations, so that no
-        question can be answered without knowing whom it is about. `aside_values` (person, place, year, date, count) fill a sentence beside the point.
+        question can be answered without knowing whom it is about. `aside_values` (person, place, year, date, count)
+        fill a sentence beside the point.
         """
         rng, phrases = self.rng, load_phrases()[story.kind]
         told_main = rng.sample(list(phrases.relations), min(5, len(phrases.relations)))
@@ -260,14 +263,14 @@ class Writer:
                 frame = "{s} {a}, and {b}" if "," in sentence[0][1].text else "{s} {a} and {b}"
             elif last is not None and last != sentence[0][0]:
                 frame = rng.choice(_OTHERS[self.split])
-            for part in re.split(r"(\{\w\})", frame.lower().removesuffix(".")):
+            for part in re.split(r"(\{\w\})", frame):
                 match part:
                     case "{s}":
                         self._add_subject(passage, story, sentence[0][0], last)
                     case "{t}":
                         self._add_subject(passage, story, sentence[1][0], None)
                     case "{a}" | "{b}":
-                        self._add_clause(passage, story, *sentence["{a}{b}".index(part) // 3], "")
+                        self._add_clause(passage, story, *sentence[0 if part == "{a}" else 1], "")
                     case _:
                         passage.text += part
         if sentence:
