@@ -5,6 +5,7 @@ sentence and the neighbourhood. All of it is read off whole words, before they a
 they are lower-cased, and handed to `him.model.embeddings.LexicalEmbedding`.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -131,11 +132,11 @@ class Rarity:
         self.frequencies = frequencies
 
     @classmethod
-    def count(cls, documents: Iterable[Iterable[str]]) -> "Rarity":
+    def count(cls, documents: Iterable[Iterable[str]], least: int = 2) -> "Rarity":
         """Counts in documents given as words.
 
-        Words of one document only are left out, as if no document had them: a quarter of the table's size, and a
-        word that only its own context has is as rare while training as a new word is afterwards.
+        Words of fewer than `least` documents are left out, as if no document had them: those of one are three quarters
+        of the table.
         """
         frequencies: dict[str, int] = {}
         num_documents = 0
@@ -143,12 +144,23 @@ class Rarity:
             num_documents += 1
             for word in {word.lower() for word in document}:
                 frequencies[word] = frequencies.get(word, 0) + 1
-        return cls(num_documents, {word: count for word, count in frequencies.items() if count > 1})
+        return cls(num_documents, {word: count for word, count in frequencies.items() if count >= least})
 
-    def of(self, words: Sequence[str]) -> np.ndarray:
-        """float32 in [0, 1]: 1 for words that no document has, 0 for one that all have."""
+    def of(self, words: Sequence[str], but: "Rarity | None" = None) -> np.ndarray:
+        """float32 in [0, 1]: 1 for words that no document has, 0 for one that all have.
+
+        Args:
+            words: lower-cased.
+            but: a count of some of the documents, which are taken as not there.
+        """
         counts = np.array([self.frequencies.get(word, 0) for word in words], np.float32)
-        return np.log((self.num_documents + 1) / (counts + 1)) / np.log(self.num_documents + 1)
+        num_documents = self.num_documents
+        if but is not None:
+            counts = np.maximum(counts - [but.frequencies.get(word, 0) for word in words], 0).astype(np.float32)
+            num_documents -= but.num_documents
+        if num_documents == 0:
+            return np.ones(len(words), np.float32)
+        return np.log((num_documents + 1) / (counts + 1)) / math.log(num_documents + 1)
 
     def to_json(self) -> dict:
         """Plain data."""
@@ -169,10 +181,12 @@ class Words:
         stems: int32 number that words share which have the same stem (Porter 1980).
         shapes: uint8 indices into `SHAPES`.
         is_content: whether a word is neither a stop word nor punctuation.
-        rarity: float32, see `Rarity`.
+        ends_sentence: whether a word is a full stop, an exclamation or a question mark.
+        opens_sentence: whether a word may be the first of a sentence: it is not in lower case.
+        is_initial: whether a word is one capital letter, as in a name.
     """
 
-    def __init__(self, surfaces: Sequence[str], rarity: Rarity) -> None:
+    def __init__(self, surfaces: Sequence[str]) -> None:
         self.surfaces = list(surfaces)
         lowered = [surface.lower() for surface in self.surfaces]
         stem = PorterStemmer(PorterStemmer.ORIGINAL_ALGORITHM).stem
@@ -184,7 +198,8 @@ class Words:
         is_stop = np.array([word in STOP_WORDS for word in lowered], bool)
         self.is_content = ~is_stop & (self.shapes != SHAPES.index("punctuation"))
         self.ends_sentence = np.array([surface in SENTENCE_ENDS for surface in self.surfaces], bool)
-        self.rarity = rarity.of(lowered)
+        self.opens_sentence = np.array([not surface[:1].islower() for surface in self.surfaces], bool)
+        self.is_initial = np.array([len(surface) == 1 and surface.isupper() for surface in self.surfaces], bool)
 
 
 def _numbered(values: Sequence[str]) -> np.ndarray:
@@ -205,13 +220,35 @@ class PairFeatures:
     scalars: np.ndarray
 
 
-def pair_features(words: Words, question: np.ndarray, context: np.ndarray) -> PairFeatures:
+def sentence_starts(words: Words, context: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Places of the first word of each sentence.
+
+    A sentence ends at a mark that has space behind it, a word that is not in lower case after the space, and no initial
+    before it: so not within "3.5", "U.S. law" or "J. Smith".
+
+    Args:
+        words: the words that the numbers stand for.
+        context: (C,) word numbers.
+        starts, ends: (C,) first character of each word, and the character after its last.
+    """
+    if not len(context):
+        return np.zeros(0, np.int64)
+    is_last = words.ends_sentence[context[:-1]] & (starts[1:] > ends[:-1]) & words.opens_sentence[context[1:]]
+    is_last[1:] &= ~words.is_initial[context[:-2]]
+    return np.concatenate(([0], np.flatnonzero(is_last) + 1))
+
+
+def pair_features(
+    words: Words, rarity: np.ndarray, question: np.ndarray, context: np.ndarray, first_of_sentence: np.ndarray
+) -> PairFeatures:
     """Compares a question with its context.
 
     Args:
         words: the words that the numbers stand for.
+        rarity: of each of them, float32 (`Rarity.of`).
         question: (Q,) word numbers.
         context: (C,) word numbers.
+        first_of_sentence: places in the context at which its sentences start (`sentence_starts`).
     """
     same_type_CQ = words.types[context][:, None] == words.types[question]
     same_stem_CQ = words.stems[context][:, None] == words.stems[question]
@@ -220,11 +257,12 @@ def pair_features(words: Words, question: np.ndarray, context: np.ndarray) -> Pa
 
     num_question, num_context = len(question), len(context)
     scalars = np.zeros((num_question + num_context, len(SCALARS)), np.float32)
-    rarity = np.concatenate((words.rarity[question], words.rarity[context]))
-    scalars[:, 0] = rarity
-    scalars[:, 1] = rarity * (np.concatenate((question_match, context_match)) >= STEM)
+    scalars[:, 0] = rarity[np.concatenate((question, context))]
+    scalars[:, 1] = scalars[:, 0] * (np.concatenate((question_match, context_match)) >= STEM)
     if num_context:
-        _fill_context(scalars[num_question:], words, question, context, same_type_CQ, same_stem_CQ)
+        _fill_context(
+            scalars[num_question:], words, rarity, question, context, first_of_sentence, same_type_CQ, same_stem_CQ
+        )
     match = np.concatenate((question_match + 1, context_match + 5)).astype(np.uint8)
     return PairFeatures(match, scalars.astype(np.float16))
 
@@ -238,19 +276,22 @@ def _match(same_type: np.ndarray, same_stem: np.ndarray, is_content: np.ndarray)
 def _fill_context(
     scalars: np.ndarray,
     words: Words,
+    rarity: np.ndarray,
     question: np.ndarray,
     context: np.ndarray,
+    first_of_sentence: np.ndarray,
     same_type_CQ: np.ndarray,
     same_stem_CQ: np.ndarray,
 ) -> None:
     """Fills the scalars from `sentence overlap` on for the context's words, in place."""
     matched_rarity = scalars[:, 1]
     asked = words.is_content[question]
-    total = float(words.rarity[question][asked].sum()) or 1.0
+    asked_rarity = rarity[question][asked]
+    total = float(asked_rarity.sum()) or 1.0
 
-    sentence, first_words = _sentences(words.ends_sentence[context])
-    covered_SQ = np.logical_or.reduceat(same_stem_CQ[:, asked], first_words, axis=0)
-    overlap = (covered_SQ @ words.rarity[question][asked]) / total
+    sentence = np.searchsorted(first_of_sentence, np.arange(len(context)), side="right") - 1
+    covered_SQ = np.logical_or.reduceat(same_stem_CQ[:, asked], first_of_sentence, axis=0)
+    overlap = covered_SQ.astype(np.float32) @ asked_rarity / total
     scalars[:, 2] = overlap[sentence]
     scalars[:, 3] = (overlap[sentence] == overlap.max()) & (overlap.max() > 0)
 
@@ -268,12 +309,6 @@ def _fill_context(
     scalars[1:, 8] = np.convolve(matched_rarity, DECAY_KERNEL)[: len(context) - 1] / total
     scalars[:-1, 9] = np.convolve(matched_rarity[::-1], DECAY_KERNEL)[: len(context) - 1][::-1] / total
     scalars[:, 10] = places / len(context)
-
-
-def _sentences(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of each word's sentence, and the first word of each sentence."""
-    starts = np.concatenate((np.ones(1, bool), ends[:-1]))
-    return np.cumsum(starts) - 1, np.flatnonzero(starts)
 
 
 def _distance(matched: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from him.data.cache import Columns
-from him.data.lexical import SHAPES, Rarity, Words, focus_position, pair_features, question_class
+from him.data.lexical import SHAPES, Rarity, Words, focus_position, pair_features, question_class, sentence_starts
 from him.data.squad_json import SquadData
 from him.errors import ConfigError
 from him.ragged import Ragged
@@ -163,7 +163,9 @@ def build_features(
         data: paragraphs with their questions.
         tokenizer: cuts the texts.
         max_seq_len, doc_stride: see `cut_windows`.
-        rarity: counted on the training contexts, or None to count on these.
+        rarity: counted on the training contexts, or None for the training data themselves: then it is counted on these
+            contexts, and each one is given the rarities that it would have if its own article were not there. A
+            word of its subject is as rare then as such words are in the new articles that the model will read.
 
     Returns:
         The features, and the rarity that was used.
@@ -185,8 +187,13 @@ def build_features(
     )
     question_words = context_words([question.text.strip() for question in questions], encoded_questions)
     words_of_contexts = context_words(context_texts, encoded_contexts)
-    rarity = rarity or Rarity.count(words_of_contexts)
-    lexical = _lexical_inputs(question_words, words_of_contexts, context_of, encoded_questions, rarity)
+    own_articles = None
+    if rarity is None:
+        rarity = Rarity.count(words_of_contexts)
+        own_articles = _own_articles([paragraph.title for paragraph in data.paragraphs], words_of_contexts)
+    lexical = _lexical_inputs(
+        question_words, words_of_contexts, context_of, encoded_questions, encoded_contexts, rarity, own_articles
+    )
     features = SquadFeatures(
         questions=encoded_questions,
         contexts=encoded_contexts,
@@ -235,7 +242,9 @@ def _lexical_inputs(
     words_of_contexts: list[list[str]],
     context_of: np.ndarray,
     encoded_questions: EncodedTexts,
+    encoded_contexts: EncodedTexts,
     rarity: Rarity,
+    own_articles: list[Rarity] | None,
 ) -> dict[str, np.ndarray | Ragged]:
     """The lexical columns of `SquadFeatures`."""
     numbers: dict[str, int] = {}
@@ -243,9 +252,13 @@ def _lexical_inputs(
         [np.array([numbers.setdefault(word, len(numbers)) for word in row], np.int64) for row in rows]
         for rows in (question_words, words_of_contexts)
     )
-    words = Words(list(numbers), rarity)
+    words = Words(list(numbers))
+    rarities = _rarities(words, rarity, own_articles, len(words_of_contexts))
+    sentences = [
+        sentence_starts(words, row, *word_spans(encoded_contexts, index)) for index, row in enumerate(context_numbers)
+    ]
     pairs = [
-        pair_features(words, question, context_numbers[context])
+        pair_features(words, rarities[context], question, context_numbers[context], sentences[context])
         for question, context in zip(question_numbers, context_of.tolist(), strict=True)
     ]
     classes, focus_ids = [], []
@@ -264,6 +277,28 @@ def _lexical_inputs(
         "question_shapes": Ragged.from_arrays([words.shapes[row] for row in question_numbers]),
         "context_shapes": Ragged.from_arrays([words.shapes[row] for row in context_numbers]),
     }
+
+
+def _own_articles(titles: Sequence[str], words_of_contexts: list[list[str]]) -> list[Rarity]:
+    """For each context a count of its article; of itself alone where the article is more than half of all contexts."""
+    contexts_of: dict[str, list[list[str]]] = {}
+    for title, row in zip(titles, words_of_contexts, strict=True):
+        contexts_of.setdefault(title, []).append(row)
+    counted = {
+        title: Rarity.count(rows, least=1) for title, rows in contexts_of.items() if len(rows) <= len(titles) / 2
+    }
+    return [
+        counted[title] if title in counted else Rarity.count([row], least=1)
+        for title, row in zip(titles, words_of_contexts, strict=True)
+    ]
+
+
+def _rarities(words: Words, rarity: Rarity, own_articles: list[Rarity] | None, num_contexts: int) -> list[np.ndarray]:
+    """For each context the rarity of every word; contexts of one article share an array."""
+    if own_articles is None:
+        return [rarity.of(words.lowered)] * num_contexts
+    of_article = {id(article): rarity.of(words.lowered, but=article) for article in own_articles}
+    return [of_article[id(article)] for article in own_articles]
 
 
 def class_shape(question_classes: np.ndarray, shapes: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ from him.tokenization import (
     train_tokenizer,
 )
 
-FEATURES_VERSION = 2  # counted up when features of the same data come out differently
+FEATURES_VERSION = 3  # counted up when features of the same data come out differently
 
 
 class SquadTask(Task):
