@@ -183,6 +183,9 @@ class Config(ModelOptions, DataOptions, OptimizationOptions, TrainingOptions, Ou
             raise CheckpointError(f"{path}: not a configuration of HIM ({error}); restore it or train again") from None
 
 
+SECTIONS = (ModelOptions, DataOptions, OptimizationOptions, TrainingOptions, OutputOptions)
+
+
 def raise_together(faults: Sequence[str]) -> None:
     """Raises one ConfigError that names all faults, if there are any."""
     if faults:
@@ -214,9 +217,7 @@ def _conflicts(config: Config) -> list[str]:
         faults.append(f"--doc_stride {config.doc_stride} is not below --max_seq_len {config.max_seq_len}; lower it")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         faults.append(f"--device {config.device} is not known; use auto, cpu, cuda or cuda:N")
-    if config.run_name is not None and (
-        config.run_name in ("", "..") or Path(config.run_name).name != config.run_name
-    ):
+    if config.run_name is not None and (config.run_name in ("", "..") or Path(config.run_name).name != config.run_name):
         faults.append(f"--run_name {config.run_name!r} is not a plain folder name; use --output_dir for the place")
     return faults
 
@@ -351,17 +352,29 @@ def build_parser(description: str) -> Parser:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags win over it")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, exactly")
-    for section in (ModelOptions, DataOptions, OptimizationOptions, TrainingOptions, OutputOptions):
+    for section in SECTIONS:
         group = parser.add_argument_group(section.__doc__.rstrip(".").lower())
         for each in fields(section):
             _add_flag(group, each)
     return parser
 
 
+def flag_names(each: dataclasses.Field) -> list[str]:
+    """The flag of a field, then its aliases."""
+    return [f"--{name}" for name in (each.name, *each.metadata.get("aliases", ()))]
+
+
+def flag_default(each: dataclasses.Field) -> str:
+    """Its default as a user would type it; empty if there is none or it is the task's own."""
+    if isinstance(each.default, bool):
+        return f"--{each.name}" if each.default else f"--no-{each.name}"
+    return "" if each.default in (None, ()) else str(each.default)
+
+
 def _add_flag(group: Any, each: dataclasses.Field) -> None:
     kind, _ = _kind(each)
-    flags = [f"--{name}" for name in (each.name, *each.metadata.get("aliases", ()))]
-    text = each.metadata["help"] + (f" [{each.default}]" if each.default not in (None, ()) else "")
+    flags = flag_names(each)
+    text = each.metadata["help"] + (f" [{flag_default(each)}]" if flag_default(each) else "")
     text = text.replace("%", "%%")
     if choices := each.metadata.get("choices"):
         text = f"{', '.join(choices)}: {text}"

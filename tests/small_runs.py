@@ -1,21 +1,30 @@
 """Runs of a model so small that a test can train it: settings, command lines, and what such a run wrote."""
 
 import io
+import itertools
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
+if TYPE_CHECKING:
+    from him.training.trainer import Trainer
+
+# The `tokenizers` package warns on stderr in processes that are forked after it has used its threads.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS: dict[str, Any] = {
-    "dataset": "sample",
-    "sample_size": 64,
     "embed_dim": 32,
     "num_encoder_layers": 1,
     "num_heads": 2,
@@ -29,6 +38,36 @@ SETTINGS: dict[str, Any] = {
     "bertscore_samples": 0,
     "num_threads": 1,
 }
+
+
+@cache
+def sample_documents() -> tuple[dict, dict]:
+    """The built-in sample as SQuAD documents."""
+    from him.data.sample import squad_sample
+
+    return squad_sample()
+
+
+def first_paragraphs(document: dict, num_questions: int) -> dict:
+    """The first paragraphs of a SQuAD document, with at least so many questions."""
+    paragraphs = []
+    for paragraph in (paragraph for article in document["data"] for paragraph in article["paragraphs"]):
+        if num_questions > 0:
+            paragraphs.append(paragraph)
+            num_questions -= len(paragraph["qas"])
+    return {"version": "1.1", "data": [{"title": "first", "paragraphs": paragraphs}]}
+
+
+def small_settings(folder: Path, num_train: int = 64, num_validation: int = 24) -> dict[str, Any]:
+    """`SETTINGS` with a little of the sample as files, and one cache for all runs of a test module."""
+    named = {}
+    for name, document, number in zip(
+        ("train", "validation"), sample_documents(), (num_train, num_validation), strict=True
+    ):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(first_paragraphs(document, number)), encoding="utf-8")
+        named[f"{name}_file"] = str(path)
+    return SETTINGS | named | {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "runs")}
 
 
 class Finished(NamedTuple):
@@ -140,3 +179,156 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def new_trainer(settings: dict[str, Any], run: Path) -> "Trainer":
+    """What `him.train` hands over to the loop: data prepared, weights drawn, the run's folder made."""
+    import torch
+
+    from him.compute import choose_compute
+    from him.config import Config
+    from him.tasks import task_class
+    from him.training.trainer import Trainer
+
+    cls = task_class("squad")
+    config = cls.resolve(Config(**settings))
+    compute = choose_compute(config)
+    task = cls.prepare(config)
+    torch.manual_seed(config.seed)
+    run.mkdir(parents=True)
+    config.save(run / "config.json")
+    return Trainer(task, config, run, compute, task.build_model().to(compute.device))
+
+
+# -- what happens to runs: called in a process that the test has started -----------------------------------------------
+
+
+def run_as_main() -> None:
+    """Goes on as `python main.py` after a hook was set: `python -c "...; run_as_main()" FLAGS`."""
+    sys.argv[0] = "main.py"
+    runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
+
+
+def before_events(action: Callable[[int], None]) -> None:
+    """Calls `action` with a running number before each step, each evaluation and whatever makes files stay."""
+    from him.training.trainer import Trainer
+
+    numbers = itertools.count(1)
+
+    def watched(original: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            action(next(numbers))
+            return original(*args, **kwargs)
+
+        return call
+
+    for owner, name in ((os, "rename"), (os, "replace"), (os, "fsync"), (Trainer, "train_step"), (Trainer, "evaluate")):
+        setattr(owner, name, watched(getattr(owner, name)))
+
+
+def kill_at(event: int) -> None:
+    """Kills this process before the event of that number, as a power cut or the kernel would."""
+    before_events(lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == event else None)
+
+
+def before_steps(action: Callable[[int], None]) -> None:
+    """Calls `action` with the steps made so far before each step."""
+    from him.training.trainer import Trainer
+
+    original = Trainer.train_step
+
+    def train_step(trainer: "Trainer") -> None:
+        action(trainer.state.step)
+        original(trainer)
+
+    Trainer.train_step = train_step
+
+
+def slow_steps(seconds: float) -> None:
+    """Makes steps so slow that a test can act in the middle of them; it reads which one begins."""
+
+    def wait(step: int) -> None:
+        print(f"step {step} begins", flush=True)
+        time.sleep(seconds)
+
+    before_steps(wait)
+
+
+def program(hook: str) -> tuple[str, str]:
+    """`main.py` with a hook of this module, for `start_main`: `program("kill_at(20)")`."""
+    return "-c", f"from tests.small_runs import *; {hook}; run_as_main()"
+
+
+def in_child(work: Callable[[], int | None]) -> int:
+    """Exit status of `work` in a copy of this process, which may be killed; minus the signal if it was."""
+    return os.waitstatus_to_exitcode(os.waitpid(_fork(work), 0)[1])
+
+
+def _fork(work: Callable[[], int | None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            status = work()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status or 0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
+class ForkedMain:
+    """`main.py` in a copy of this process: a process of its own, with signals and limits, without the seconds of start.
+
+    Args:
+        arguments: of the command line.
+        hook: called in the new process first.
+        folder: where its error output goes.
+    """
+
+    def __init__(self, arguments: Sequence[str | Path], hook: Callable[[], None], folder: Path) -> None:
+        self.errors = folder / "stderr.txt"
+        reading, writing = os.pipe()
+        self.pid = _fork(partial(self._work, arguments, hook, writing))
+        os.close(writing)
+        self.out = os.fdopen(reading, encoding="utf-8")
+        self.status: int | None = None
+
+    def _work(self, arguments: Sequence[str | Path], hook: Callable[[], None], writing: int) -> int:
+        import main
+        from him.command_line import run_command
+
+        listen_to_ctrl_c()
+        sys.argv = ["main.py", *map(str, arguments)]
+        sys.stdout = os.fdopen(writing, "w", encoding="utf-8")
+        sys.stderr = self.errors.open("w", encoding="utf-8")
+        hook()
+        return run_command(main.main, "main.py")
+
+    def wait_for(self, beginning: str) -> None:
+        """Reads the output up to a line that begins so."""
+        lines = []
+        while not lines or not lines[-1].startswith(beginning):
+            lines.append(self.out.readline())
+            assert lines[-1], (lines, self.errors.read_text())
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def is_running(self) -> bool:
+        if self.status is None:
+            child, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if child else None
+        return self.status is None
+
+    def finish(self, timeout: float = 60.0) -> Finished:
+        """What it has written since the last `wait_for`; it is killed if it takes too long."""
+        killer = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
+        killer.start()
+        out = self.out.read()
+        while self.is_running():
+            time.sleep(0.01)
+        killer.cancel()
+        self.out.close()
+        return Finished(self.status, out, self.errors.read_text(encoding="utf-8"))
