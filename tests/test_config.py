@@ -93,7 +93,10 @@ def test_every_setting_is_a_flag_with_help(each):
     else:
         assert parse(f"--{each.name} x") == ({each.name: "x"}, None)
     assert each.metadata["help"] in action.help
-    assert (f"[{each.default}]" in action.help) == (each.default not in (None, ()))
+    shown = each.default
+    if each.type is bool:
+        shown = f"--{each.name}" if each.default else f"--no-{each.name}"
+    assert (f"[{shown}]" in action.help) == (each.default not in (None, ()))
     assert all(choice in action.help for choice in each.metadata.get("choices", ()))
     assert f"--{each.name} " in parser.format_help().replace(",", " ")
 
@@ -452,7 +455,9 @@ def test_several_train_files():
     "config",
     [
         Config(),
-        Config(train_file=("ä.json", "b.json"), learning_rate=0.1 + 0.2, norm_first=False, dropout=1e-17, seed=2**32 - 1),
+        Config(
+            train_file=("ä.json", "b.json"), learning_rate=0.1 + 0.2, norm_first=False, dropout=1e-17, seed=2**32 - 1
+        ),
     ],
     ids=["defaults", "changed"],
 )

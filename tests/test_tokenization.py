@@ -216,7 +216,9 @@ def test_damaged_file(tmp_path, content, reason):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     for name in (path, tmp_path):
-        with pytest.raises(ConfigError, match=rf"^--tokenizer {name}: cannot be loaded \(.*({reason}).*\); name a") as e:
+        with pytest.raises(
+            ConfigError, match=rf"^--tokenizer {name}: cannot be loaded \(.*({reason}).*\); name a"
+        ) as e:
             load_tokenizer(str(name))
         assert "\n" not in str(e.value)
     with pytest.raises(CheckpointError, match=rf"^{path}: cannot be read as a tokenizer \(.*({reason}).*\); train the"):
@@ -265,7 +267,9 @@ def use_endpoint(monkeypatch, url: str) -> None:
 def check_refusal(name: str, reason: str, capfd) -> None:
     """One line, within five seconds, and no noise of the hub's client, which tries six times over 23 s."""
     started_at = time.perf_counter()
-    with pytest.raises(ConfigError, match=rf"^--tokenizer {name}: cannot be loaded \({reason}.*\); name a fold") as error:
+    with pytest.raises(
+        ConfigError, match=rf"^--tokenizer {name}: cannot be loaded \({reason}.*\); name a fold"
+    ) as error:
         load_tokenizer(name)
     assert time.perf_counter() - started_at < 5
     assert "\n" not in str(error.value)

@@ -52,10 +52,15 @@ def attention_example(
     number = int(features.window_question[window])
     context = int(features.context_of[number])
     first = len(features.questions.ids[number]) + 2
-    ((answer, *_),) = best_spans(output.start_logits_BL, output.end_logits_BL, batch["word_ids"], max_answer_words)
-    places = ((batch["word_ids"][0] >= answer.first_word) & (batch["word_ids"][0] <= answer.last_word)).nonzero()
-    starts, ends = word_spans(features.contexts, context)
-    predicted = data.paragraphs[context].context[starts[answer.first_word] : ends[answer.last_word]]
+    (spans,) = best_spans(output.start_logits_BL, output.end_logits_BL, batch["word_ids"], max_answer_words)
+    answer, predicted = None, "nothing"
+    if spans:  # none in a window without a whole word
+        best, words = spans[0], batch["word_ids"][0]
+        places = ((words >= best.first_word) & (words <= best.last_word)).nonzero()
+        answer = (int(places[0]), int(places[-1]))
+        starts, ends = word_spans(features.contexts, context)
+        predicted = data.paragraphs[context].context[starts[best.first_word] : ends[best.last_word]]
+    sections = (("question", 1, first - 2), ("context", first, length - 2))
     ids = batch["input_ids"][0, :length].tolist()
     special_ids = {batches.pad_id, batches.cls_id, batches.sep_id}
     return AttentionExample(
@@ -64,8 +69,8 @@ def attention_example(
         tokens=[tokenizer.id_to_token(id) for id in ids],
         weights=[weights[0, :, :length, :length].float().cpu().numpy() for weights in output.attention_weights],
         special=[id in special_ids for id in ids],
-        answer=(int(places[0]), int(places[-1])),
-        sections=(("question", 1, first - 2), ("context", first, length - 2)),
+        answer=answer,
+        sections=tuple(section for section in sections if section[1] <= section[2]),
     )
 
 

@@ -342,7 +342,7 @@ def test_sentences_start_after_marks_that_end_one(text, first_words):
 
 def test_words_of_no_characters():
     """Byte-level tokenizers make them of spaces."""
-    words = Words(["a", "", "."], RARITY)
+    words = Words(["a", "", "."])
     assert words.is_initial.tolist() == [False, False, False]
     starts, ends = np.array([0, 1, 3]), np.array([1, 2, 3])
     assert sentence_starts(words, np.array([0, 2, 1]), starts, ends).tolist() == [0, 2]

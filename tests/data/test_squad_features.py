@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -22,6 +23,7 @@ from him.data.squad_features import (
 from him.errors import ConfigError
 from him.ragged import Ragged
 from him.tasks.squad import SquadTask
+from him.tasks.squad_attention import attention_example
 from him.tokenization import encode_texts
 
 SPECIAL_IDS = (0, 2, 3)  # [PAD], [CLS], [SEP] of the shared tokenizer
@@ -273,9 +275,19 @@ def test_features_through_the_cache(tokenizer, squad_data, tmp_path):
 NOTHING = "\x00\x01\u200b"
 
 
+@pytest.fixture(scope="module")
+def untrained(tokenizer):
+    config = SquadTask.resolve(
+        Config(num_encoder_layers=1, embed_dim=16, num_heads=2, dim_feedforward=16, max_seq_len=32, doc_stride=4)
+    )
+    task = SquadTask(config, tokenizer, Rarity(1, {}), False)
+    torch.manual_seed(0)
+    return task, task.build_model()
+
+
 @pytest.mark.parametrize("context", [NOTHING, "😀", "\x01cat\x02", "cat"])
 @pytest.mark.parametrize("question", [NOTHING, "😀", "?", "Who?"])
-def test_texts_of_nothing(tokenizer, squad_data, make_model, context, question):
+def test_texts_of_nothing(tokenizer, squad_data, untrained, context, question):
     """Neither features nor a model or a search for spans stumble over a context or a question without a piece."""
     data = squad_data((context, [(question, [(context, 0)])]), ("The cat sat.", [("Who?", [])]))
     features = built(data, tokenizer, 32, 4)
@@ -285,11 +297,31 @@ def test_texts_of_nothing(tokenizer, squad_data, make_model, context, question):
     assert bool(batch["start_targets"][0, 0]) is not has_pieces
     assert (batch["word_ids"][0] >= 0).any().item() is has_pieces
 
-    config = SquadTask.resolve(Config(embed_dim=16, num_heads=2, dim_feedforward=16, max_seq_len=32, doc_stride=4))
-    task = SquadTask(config, tokenizer, Rarity(1, {}), False)
-    answer = task.predict(task.build_model(), Compute(batch["word_ids"].device, False), question=question, context=context)
+    task, model = untrained
+    answer = task.predict(model, Compute(torch.device("cpu"), bf16=False), question=question, context=context)
     assert answer.text == ("" if context == NOTHING else context.strip("\x01\x02"))
     assert context[answer.start : answer.end] == answer.text
+
+
+@pytest.mark.parametrize(
+    ("context", "question", "sections", "answer"),
+    [
+        ("cat", "Who?", (("question", 1, 2), ("context", 4, 4)), (4, 4)),
+        (NOTHING, "Who?", (("question", 1, 2),), None),
+        ("cat", NOTHING, (("context", 2, 2),), (2, 2)),
+        (NOTHING, NOTHING, (), None),
+    ],
+)
+def test_attention_of_nothing(tokenizer, squad_data, untrained, context, question, sections, answer):
+    """The shortest windows are drawn first, so a context without a piece would stop every training run."""
+    task, model = untrained
+    data = squad_data((context, [(question, [])]))
+    batches = SquadBatches(built(data, tokenizer, 32, 4), SPECIAL_IDS, 32, lexical=True)
+    compute = Compute(torch.device("cpu"), bf16=False)
+    example = attention_example("1", model, compute, batches, 0, data, tokenizer, 15)
+    assert (example.sections, example.answer) == (sections, answer)
+    assert len(example.tokens) == int(batches.lengths[0])
+    assert f"Predicted: {context if answer else 'nothing'}. Gold: no answer." in example.title
 
 
 # --- tokenizers of other families -------------------------------------------------------------------------------------
@@ -330,4 +362,6 @@ def test_tokenizer_that_drops_words(squad_data):
     assert features.match[0].tolist() == [1, 4, 5, 8]  # who cat, red cat
     batch = SquadBatches(features, (0, 0, 0), 64, lexical=True).batch([0])
     context = batch["word_ids"][0] >= 0
-    assert batch["match"][0][context].tolist() == [{0: 5, 1: 8}[word] for word in batch["word_ids"][0][context].tolist()]
+    assert batch["match"][0][context].tolist() == [
+        {0: 5, 1: 8}[word] for word in batch["word_ids"][0][context].tolist()
+    ]

@@ -1,0 +1,240 @@
+"""The encoder against PyTorch's own, in both norm orders, and its initial weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from him.model.attention import SelfAttention, attention_bias
+from him.model.embeddings import InputEmbedding, LexicalEmbedding
+from him.model.encoder import Encoder, EncoderBlock, initialize
+from him.model.question_answering import QuestionAnsweringModel
+
+D, H, F = 32, 4, 48
+LENGTHS = (11, 6, 1, 9)
+
+
+@pytest.fixture
+def batch():
+    x = torch.randn(4, 11, D, generator=torch.Generator().manual_seed(0))
+    return x, torch.arange(11)[None] < torch.tensor(LENGTHS)[:, None]
+
+
+def randomize(module):
+    """Weights, biases and norms that all matter."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.dim() > 1 else 0.5))
+    return module
+
+
+def names(reference: nn.TransformerEncoderLayer) -> dict[str, nn.Parameter]:
+    """The reference's parameters by the names of `EncoderBlock`."""
+    return {
+        "attention.query_key_value.weight": reference.self_attn.in_proj_weight,
+        "attention.query_key_value.bias": reference.self_attn.in_proj_bias,
+        "attention.output.weight": reference.self_attn.out_proj.weight,
+        "attention.output.bias": reference.self_attn.out_proj.bias,
+        "attention_norm.weight": reference.norm1.weight,
+        "attention_norm.bias": reference.norm1.bias,
+        "feed_forward.expand.weight": reference.linear1.weight,
+        "feed_forward.expand.bias": reference.linear1.bias,
+        "feed_forward.contract.weight": reference.linear2.weight,
+        "feed_forward.contract.bias": reference.linear2.bias,
+        "feed_forward_norm.weight": reference.norm2.weight,
+        "feed_forward_norm.bias": reference.norm2.bias,
+    }
+
+
+def compare(ours, theirs, x, mask, parameters):
+    """Output, gradient of the input and of all parameters; only real tokens have a gradient from above."""
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)) * mask[:, :, None]
+    results = []
+    for run in (ours, theirs):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf)
+        y.backward(upstream)
+        results.append((y, leaf.grad))
+    (y, gradient), (expected, expected_gradient) = results
+    torch.testing.assert_close(y[mask], expected[mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient[mask], expected_gradient[mask], rtol=1e-4, atol=1e-5)
+    for name, (one, other) in parameters.items():
+        assert one.grad.abs().max() > 1e-3, name
+        # Sums over 27 tokens of terms around 1: float32 leaves 1e-5 of the largest.
+        limit = 1e-5 * max(1.0, float(other.grad.abs().max()))
+        torch.testing.assert_close(
+            one.grad, other.grad, rtol=1e-4, atol=limit, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_block_equals_pytorch(batch, norm_first):
+    x, mask = batch
+    reference = nn.TransformerEncoderLayer(D, H, F, 0.0, "gelu", batch_first=True, norm_first=norm_first)
+    randomize(reference)
+    block = EncoderBlock(D, H, F, norm_first, dropout=0.0)
+    block.load_state_dict(names(reference))
+    ours = dict(block.named_parameters())
+    pairs = {name: (ours[name], parameter) for name, parameter in names(reference).items()}
+    assert pairs.keys() == ours.keys()
+    bias = attention_bias(mask)
+    compare(lambda x: block(x, bias)[0], lambda x: reference(x, src_key_padding_mask=~mask), x, mask, pairs)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("mask_kind", ["padding", "causal"])
+def test_stack_equals_pytorch(batch, norm_first, mask_kind):
+    x, mask = batch
+    layer = nn.TransformerEncoderLayer(D, H, F, 0.0, "gelu", batch_first=True, norm_first=norm_first)
+    norm = nn.LayerNorm(D) if norm_first else None
+    reference = randomize(nn.TransformerEncoder(layer, 4, norm, enable_nested_tensor=False))
+    encoder = Encoder(4, D, H, F, norm_first=norm_first, rotary=False)
+    named = {f"blocks.{n}.{name}": p for n, each in enumerate(reference.layers) for name, p in names(each).items()}
+    if norm_first:
+        named |= {"final_norm.weight": reference.norm.weight, "final_norm.bias": reference.norm.bias}
+    encoder.load_state_dict(named)
+    ours = dict(encoder.named_parameters())
+    assert ours.keys() == named.keys()
+    pairs = {name: (ours[name], parameter) for name, parameter in named.items()}
+    causal = torch.ones(11, 11, dtype=torch.bool).tril()
+    if mask_kind == "padding":
+        allowed, theirs = mask, {"src_key_padding_mask": ~mask}
+    else:
+        allowed, theirs = causal.expand(4, 11, 11), {"mask": ~causal}
+        mask = torch.ones_like(mask)
+    compare(lambda x: encoder(x, allowed).hidden_BLD, lambda x: reference(x, **theirs), x, mask, pairs)
+
+
+def test_the_two_orders_differ(batch):
+    x, mask = batch
+    torch.manual_seed(0)
+    pre, post = Encoder(2, D, H, F, norm_first=True), Encoder(2, D, H, F, norm_first=False)
+    post.load_state_dict({name: value for name, value in pre.state_dict().items() if not name.startswith("final_norm")})
+    assert (pre(x, mask).hidden_BLD - post(x, mask).hidden_BLD).abs().max() > 0.1
+    assert isinstance(post.final_norm, nn.Identity)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_attention_weights_on_request(batch, norm_first):
+    x, mask = batch
+    encoder = randomize(Encoder(3, D, H, F, norm_first=norm_first)).eval()
+    plain, asked = encoder(x, mask), encoder(x, mask, return_weights=True)
+    assert plain.attention_weights == []
+    assert torch.equal(plain.hidden_BLD, asked.hidden_BLD)
+    assert [weights.shape for weights in asked.attention_weights] == [(4, H, 11, 11)] * 3
+    for weights in asked.attention_weights:
+        assert (weights.movedim(-1, 1)[~mask] == 0).all()
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4, H, 11))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("conv_width", [0, 3])
+def test_autocast(batch, norm_first, conv_width):
+    """bfloat16 through and through, near the float32 result, and gradients in float32."""
+    x, mask = batch
+    torch.manual_seed(0)
+    encoder = Encoder(2, D, H, F, norm_first=norm_first, conv_width=conv_width)
+    exact = encoder(x, mask).hidden_BLD
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = encoder(x, mask).hidden_BLD
+    assert rough.dtype is torch.bfloat16
+    assert (rough.float() - exact)[mask].abs().max() < 0.1  # values around 1, three digits, two layers
+    rough.float().pow(3).sum().backward()
+    assert {parameter.grad.dtype for parameter in encoder.parameters()} == {torch.float32}
+    encoder.train()
+    encoder.blocks[0].dropout.p = 0.5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(encoder(x, mask).hidden_BLD).all()
+
+
+def test_rotary_is_used_only_if_wanted(batch):
+    """Without positions, swapping two tokens swaps their outputs; with rotary ones it changes them."""
+    x, _ = batch
+    mask = torch.ones(4, 11, dtype=torch.bool)
+    order = torch.tensor([0, 5, 2, 3, 4, 1, 6, 7, 8, 9, 10])
+    for rotary in (False, True):
+        encoder = randomize(Encoder(2, D, H, F, rotary=rotary)).eval()
+        difference = (encoder(x, mask).hidden_BLD[:, order] - encoder(x[:, order], mask).hidden_BLD).abs().max()
+        assert (difference.item() > 1e-4) == rotary
+
+
+# --- depthwise convolution --------------------------------------------------------------------------------------------
+
+
+def test_convolution_by_hand():
+    """Each channel with its own three weights over its neighbours, zero beyond the ends and in padding."""
+    block = EncoderBlock(2, 1, 4, True, 0.0, conv_width=3)
+    with torch.no_grad():
+        block.convolution.convolution.weight.copy_(torch.tensor([[[1.0, 10, 100]], [[0, 1, 0]]]))
+        block.convolution.convolution.bias.copy_(torch.tensor([0.0, 0.5]))
+    x = torch.tensor([[[1.0, 1], [2, 2], [3, 3], [9, 9]]])
+    present = torch.tensor([[[1.0], [1], [1], [0]]])
+    y = block.convolution(x, present)
+    assert y[0, :3].tolist() == [[210, 1.5], [321, 2.5], [32, 3.5]]
+
+
+# --- initial weights --------------------------------------------------------------------------------------------------
+
+
+def large_model(conv_width=0):
+    embedding = InputEmbedding(
+        500, 128, 64, True, 0.0, 0.0, 4, LexicalEmbedding({"match": 9, "class_shape": 105}, 11, 128)
+    )
+    encoder = Encoder(6, 128, 4, 256, norm_first=True, conv_width=conv_width)
+    return QuestionAnsweringModel(embedding, encoder, 128)
+
+
+@pytest.mark.parametrize("conv_width", [0, 7])
+def test_initial_weights(conv_width):
+    """As the table of `initialize` says, for every parameter, whatever was there before."""
+    model = large_model(conv_width)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    torch.manual_seed(0)
+    initialize(model)
+    seen = 0
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            seen += parameter.numel()
+            full = f"{module_name}.{name}"
+            if name == "bias":
+                assert not parameter.any(), full
+            elif isinstance(module, nn.LayerNorm):
+                assert (parameter == 1).all(), full
+            else:
+                expected = 0.02
+                if full.endswith(("attention.output.weight", "feed_forward.contract.weight")):
+                    expected = 0.02 / math.sqrt(12)
+                if isinstance(module, nn.Conv1d):
+                    expected = 1 / math.sqrt(7 * 12)
+                # Five standard errors of a deviation and of a mean.
+                error = 5 / math.sqrt(parameter.numel())
+                assert abs(parameter.std().item() / expected - 1) < error, full
+                assert abs(parameter.mean().item()) < error * expected, full
+    assert seen == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_initial_weights_come_from_the_seed():
+    models = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        models.append(large_model())
+        initialize(models[-1])
+    one, same, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in models)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_depth_decides_the_residual_scale():
+    """Of the encoder itself, not of a fixed number of layers."""
+    for layers in (1, 8):
+        torch.manual_seed(0)
+        encoder = Encoder(layers, 128, 4, 256)
+        initialize(encoder)
+        assert encoder.blocks[0].attention.output.weight.std().item() == pytest.approx(
+            0.02 / math.sqrt(2 * layers), rel=0.05
+        )
+    assert sum(isinstance(module, SelfAttention) for module in encoder.modules()) == 8
