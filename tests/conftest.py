@@ -10,7 +10,8 @@ from torch import nn
 from him.data.lexical import SCALARS, SIZES
 from him.data.squad_json import Answer, Paragraph, Question, SquadData
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
-from him.model.encoder import Encoder, initialize
+from him.model.encoder import Encoder
+from him.model.initialization import initialize
 from him.model.question_answering import QuestionAnsweringModel
 from him.tokenization import SPECIAL_TOKENS
 

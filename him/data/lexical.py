@@ -146,21 +146,28 @@ class Rarity:
                 frequencies[word] = frequencies.get(word, 0) + 1
         return cls(num_documents, {word: count for word, count in frequencies.items() if count >= least})
 
-    def of(self, words: Sequence[str], but: "Rarity | None" = None) -> np.ndarray:
-        """float32 in [0, 1]: 1 for words that no document has, 0 for one that all have.
+    def of(self, words: Sequence[str]) -> np.ndarray:
+        """float32 in [0, 1]: 1 for words that no document has, 0 for one that all have."""
+        counts = np.array([self.frequencies.get(word, 0) for word in words], np.float32)
+        return _scaled_rarity(counts, self.num_documents)
+
+    def without(self, parts: Sequence["Rarity"], words: Sequence[str]) -> list[np.ndarray]:
+        """For each part of the documents the rarity of all words as if that part were not there.
 
         Args:
-            words: lower-cased.
-            but: a count of some of the documents, which are taken as not there.
+            parts: counts of some of the documents each.
+            words: lower-cased, no two equal.
         """
-        counts = np.array([self.frequencies.get(word, 0) for word in words], np.float32)
-        num_documents = self.num_documents
-        if but is not None:
-            counts = np.maximum(counts - [but.frequencies.get(word, 0) for word in words], 0).astype(np.float32)
-            num_documents -= but.num_documents
-        if num_documents == 0:
-            return np.ones(len(words), np.float32)
-        return np.log((num_documents + 1) / (counts + 1)) / math.log(num_documents + 1)
+        place_of = {word: place for place, word in enumerate(words)}
+        all_counts = np.array([self.frequencies.get(word, 0) for word in words], np.float32)
+        rows = []
+        for part in parts:
+            counts = all_counts.copy()
+            places = [place_of[word] for word in part.frequencies if word in place_of]
+            counts[places] -= [count for word, count in part.frequencies.items() if word in place_of]
+            # Below 0 for a word that only one document has: it was not counted here.
+            rows.append(_scaled_rarity(np.maximum(counts, 0), self.num_documents - part.num_documents))
+        return rows
 
     def to_json(self) -> dict:
         """Plain data."""
@@ -170,6 +177,12 @@ class Rarity:
     def from_json(cls, data: dict) -> "Rarity":
         """Reads what `to_json` gave."""
         return cls(int(data["num_documents"]), {str(word): int(count) for word, count in data["frequencies"].items()})
+
+
+def _scaled_rarity(counts: np.ndarray, num_documents: int) -> np.ndarray:
+    if num_documents == 0:
+        return np.ones(len(counts), np.float32)
+    return np.log((num_documents + 1) / (counts + 1)) / math.log(num_documents + 1)
 
 
 class Words:

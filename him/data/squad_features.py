@@ -297,7 +297,10 @@ def _rarities(words: Words, rarity: Rarity, own_articles: list[Rarity] | None, n
     """For each context the rarity of every word; contexts of one article share an array."""
     if own_articles is None:
         return [rarity.of(words.lowered)] * num_contexts
-    of_article = {id(article): rarity.of(words.lowered, but=article) for article in own_articles}
+    articles = {id(article): article for article in own_articles}
+    types = list(dict.fromkeys(words.lowered))  # in the order of their numbers
+    of_types = rarity.without(list(articles.values()), types)
+    of_article = {key: of_type[words.types] for key, of_type in zip(articles, of_types, strict=True)}
     return [of_article[id(article)] for article in own_articles]
 
 

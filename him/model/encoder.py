@@ -167,30 +167,3 @@ class Encoder(nn.Module):
             if weights_BHLS is not None:
                 collected.append(weights_BHLS)
         return EncoderOutput(self.final_norm(x_BLD), collected)
-
-
-def initialize(model: nn.Module) -> None:
-    """Draws all weights of a model anew from torch's global generator.
-
-    | what | how |
-    |---|---|
-    | Linear and Embedding weights | normal, mean 0, deviation 0.02 (Devlin et al. 2018, arXiv:1810.04805) |
-    | last Linear of each residual branch | the same, divided by sqrt(2 * layers) (Radford et al. 2019, section 2.3) |
-    | depthwise convolution | normal, mean 0, deviation 1 / sqrt(width), divided by sqrt(2 * layers) |
-    | biases | 0 |
-    | LayerNorm | 1 and 0 |
-    """
-    num_encoder_layers = sum(isinstance(module, EncoderBlock) for module in model.modules())
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Conv1d):
-            nn.init.normal_(module.weight, std=(module.kernel_size[0] * 2 * num_encoder_layers) ** -0.5)
-        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
-    for module in model.modules():
-        if isinstance(module, EncoderBlock):
-            for last in (module.attention.output, module.feed_forward.contract):
-                last.weight.data.div_((2 * num_encoder_layers) ** 0.5)

@@ -30,7 +30,8 @@ from him.metrics.diversity import distinct_n
 from him.metrics.running import perplexity
 from him.metrics.squad import best_no_answer_threshold, squad_scores, squad_v2_scores
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
-from him.model.encoder import Encoder, initialize
+from him.model.encoder import Encoder
+from him.model.initialization import initialize
 from him.model.question_answering import QuestionAnsweringModel
 from him.tasks.base import Evaluation, LossSums, Task
 from him.tasks.squad_answers import Answer, Answers, answer_all, span_loss
@@ -94,12 +95,18 @@ class SquadTask(Task):
             few = 2 * config.batch_size
             train, validation = (first_questions(data, few, []) for data in (splits.train, splits.validation))
             splits = dataclasses.replace(splits, train=train, validation=validation)
-        wanted = tokenizer_folder.resolve() if tokenizer_folder else config.tokenizer
-        settings = (wanted, config.vocab_size, config.max_seq_len, config.doc_stride)
+        given = _given_tokenizer(config, tokenizer_folder)
+        # By its content: another run, or another tokenizer, may have come to stand under the same name.
+        settings = (
+            given.to_str() if given is not None else None,
+            config.vocab_size,
+            config.max_seq_len,
+            config.doc_stride,
+        )
         key = fingerprint(FEATURES_VERSION, settings, splits.train.paragraphs, splits.validation.paragraphs)
         folder = Path(config.cache_dir or Path(config.output_dir) / ".cache") / f"squad-{key}"
-        if not folder.is_dir():
-            cls._build_cache(folder, config, splits.train, splits.validation, tokenizer_folder)
+        if not (folder / "train").is_dir():  # which is written last
+            cls._build_cache(folder, config, splits.train, splits.validation, given)
         train_features, validation_features = (
             SquadFeatures.from_columns(load_columns(folder / split)) for split in ("train", "validation")
         )
@@ -118,14 +125,9 @@ class SquadTask(Task):
 
     @staticmethod
     def _build_cache(
-        folder: Path, config: Config, train: SquadData, validation: SquadData, tokenizer_folder: Path | None
+        folder: Path, config: Config, train: SquadData, validation: SquadData, given: Tokenizer | None
     ) -> None:
-        if tokenizer_folder is not None:
-            tokenizer = parse_tokenizer(tokenizer_folder / "tokenizer.json")
-        elif config.tokenizer is not None:
-            tokenizer = load_tokenizer(config.tokenizer)
-        else:
-            tokenizer = train_tokenizer(_texts(train), config.vocab_size)
+        tokenizer = train_tokenizer(_texts(train), config.vocab_size) if given is None else given
         train_features, rarity = build_features(train, tokenizer, config.max_seq_len, config.doc_stride, None)
         rarity = Rarity.from_json(rarity.to_json())
         validation_features, _ = build_features(validation, tokenizer, config.max_seq_len, config.doc_stride, rarity)
@@ -319,6 +321,13 @@ class SquadTask(Task):
             )
             for number, window in enumerate(windows, start=1)
         ]
+
+
+def _given_tokenizer(config: Config, folder: Path | None) -> Tokenizer | None:
+    """The tokenizer of an earlier run, or the one that `--tokenizer` names; None if it is to be trained."""
+    if folder is not None:
+        return parse_tokenizer(folder / "tokenizer.json")
+    return load_tokenizer(config.tokenizer) if config.tokenizer is not None else None
 
 
 def _texts(data: SquadData) -> list[str]:

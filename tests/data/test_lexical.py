@@ -145,8 +145,14 @@ def test_rarity_counts_documents_once_from_an_iterator():
 def test_rarity_without_some_of_the_documents():
     documents = [["the", "cat"], ["the", "cat", "sat"], ["the", "dog"], ["the"]]
     left_out = Rarity.count(documents[:1], least=1)
-    found = Rarity.count(documents).of(["the", "cat", "sat", "dog"], but=left_out)
+    (found,) = Rarity.count(documents).without([left_out], ["the", "cat", "sat", "dog"])
     np.testing.assert_allclose(found, [0, math.log(4 / 2) / math.log(4), 1, 1], atol=1e-6)
+
+
+def test_rarity_without_all_documents():
+    rarity = Rarity.count([["the", "cat"]], least=1)
+    (found,) = rarity.without([rarity], ["the", "dog"])
+    assert found.tolist() == [1, 1]
 
 
 def test_rarity_is_the_same_after_json():
