@@ -3,6 +3,8 @@
 Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class Dropout(nn.Module):
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """Returns `residual + dropout(x)`; on CPUs mask, scale and sum are one pass over memory."""
         if self._is_on() and x.device.type == "cpu":
-            return torch.addcmul(residual, x, _scaled_mask(x, self.p))
+            return _AddMasked.apply(residual, x, _scaled_mask(x, self.p))
         return residual + self(x)
 
     def _is_on(self) -> bool:
@@ -36,6 +38,20 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class _AddMasked(torch.autograd.Function):
+    """residual + x * mask; the backward pass of `torch.addcmul` multiplies twice."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return torch.addcmul(residual, x, mask)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return gradient, (gradient * mask).to(mask.dtype), None
 
 
 def _scaled_mask(like: Tensor, p: float) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from him.model.attention import SelfAttention, attention_bias
+from him.model.attention import RotaryTables, SelfAttention, attention_bias, rotary_tables
+from him.model.convolution import DepthwiseConvolution
 from him.model.dropout import Dropout
 
 
@@ -38,25 +39,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self.contract(F.gelu(self.expand(x_BLD)))
-
-
-class DepthwiseConvolution(nn.Module):
-    """Mixes each channel with its neighbours in the sequence; zero beyond its ends.
-
-    Cheap reading of phrases before attention relates them, as in QANet (Yu et al. 2018, arXiv:1804.09541, section 2.1).
-
-    Args:
-        embed_dim: D channels, each with weights of its own.
-        width: odd number of places that a channel sees, itself in the middle.
-    """
-
-    def __init__(self, embed_dim: int, width: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv1d(embed_dim, embed_dim, width, padding=width // 2, groups=embed_dim)
-
-    def forward(self, x_BLD: Tensor, present_BL1: Tensor) -> Tensor:
-        """Returns (B, L, D); `present_BL1` is 1 where there is a token and 0 where there is padding."""
-        return self.convolution((x_BLD * present_BL1).transpose(1, 2)).transpose(1, 2)
 
 
 class EncoderBlock(nn.Module):
@@ -94,7 +76,7 @@ class EncoderBlock(nn.Module):
         x_BLD: Tensor,
         bias_BLS: Tensor,
         present_BL1: Tensor | None = None,
-        rotary: bool = False,
+        rotary: RotaryTables | None = None,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns (B, L, D) and, if asked for, the attention weights (B, H, L, S)."""
@@ -142,6 +124,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.rotary = rotary
+        self.num_heads, self.head_width = num_heads, embed_dim // num_heads
         self.blocks = nn.ModuleList(
             EncoderBlock(embed_dim, num_heads, dim_feedforward, norm_first, dropout, attention_dropout, conv_width)
             for _ in range(num_encoder_layers)
@@ -161,9 +144,10 @@ class Encoder(nn.Module):
             x_BLD = x_BLD.to(torch.get_autocast_dtype(x_BLD.device.type))
         bias_BLS = attention_bias(attention_mask).to(x_BLD.dtype)
         present_BL1 = attention_mask[:, :, None].to(x_BLD.dtype) if attention_mask.dim() == 2 else None
+        rotary = rotary_tables(x_BLD.shape[1], self.num_heads, self.head_width, like=x_BLD) if self.rotary else None
         collected = []
         for block in self.blocks:
-            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, self.rotary, return_weights)
+            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, rotary, return_weights)
             if weights_BHLS is not None:
                 collected.append(weights_BHLS)
         return EncoderOutput(self.final_norm(x_BLD), collected)

@@ -13,8 +13,9 @@ from torch import nn
 from him.model import attention
 from him.model.attention import (
     MASKED_SCORE,
-    Rotate,
+    RotaryTables,
     SelfAttention,
+    SplitHeads,
     attention_bias,
     explicit_attention,
     rotary_tables,
@@ -28,10 +29,13 @@ D = H * K
 def rotated(x, head_width, positions=None):
     """`x` (B, L, E) turned by its positions, or by others."""
     heads = x.shape[-1] // head_width
-    cos, sin = rotary_tables(x.shape[1] if positions is None else 1 + max(positions), heads, head_width, like=x)
+    tables = rotary_tables(x.shape[1] if positions is None else 1 + max(positions), heads, head_width, like=x)
     if positions is not None:
-        cos, sin = cos[positions], sin[positions]
-    return Rotate.apply(x, cos, sin, head_width)
+        tables = RotaryTables(*(table[positions] for table in tables))
+    q, k, v = SplitHeads.apply(torch.cat((x, x, x), dim=-1), head_width, tables)
+    assert torch.equal(q, k)
+    assert torch.equal(v.transpose(1, 2).flatten(2), x)
+    return q.transpose(1, 2).flatten(2)
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -82,9 +86,10 @@ def test_scores_depend_on_the_distance_only(shift):
 
 
 def test_gradient_of_the_rotation():
-    cos, sin = rotary_tables(5, H, 4, like=torch.zeros(0, dtype=torch.float64))
-    x = random(2, 5, H * 4, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: Rotate.apply(x, cos, sin, 4), (x,))
+    tables = rotary_tables(5, H, 4, like=torch.zeros(0, dtype=torch.float64))
+    x = random(2, 5, 3 * H * 4, dtype=torch.float64).requires_grad_()
+    for rotary in (tables, None):
+        assert torch.autograd.gradcheck(lambda x, rotary=rotary: SplitHeads.apply(x, 4, rotary), (x,))
 
 
 def test_rotation_leaves_its_input_alone():
@@ -135,7 +140,7 @@ def test_explicit_attention_equals_sdpa(layer, monkeypatch, mask, rotary):
     for kind in (torch.Tensor, Elsewhere):
         x = random(B, L, D, seed=3).requires_grad_()
         layer.zero_grad()
-        y, weights = layer(x.as_subclass(kind), bias, rotary)
+        y, weights = layer(x.as_subclass(kind), bias, rotary_tables(L, H, K, x) if rotary else None)
         assert weights is None
         y.backward(upstream)
         results.append([y, x.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
@@ -160,7 +165,8 @@ def test_against_the_formula(layer, rotary):
     """softmax(q k^T / sqrt(K)) v, row by row and head by head."""
     x = random(B, L, D, seed=3)
     mask = masks()["padding"]
-    y, weights = layer(x, attention_bias(mask), rotary, return_weights=True)
+    tables = rotary_tables(L, H, K, x) if rotary else None
+    y, weights = layer(x, attention_bias(mask), tables, return_weights=True)
     q, k, v = layer.query_key_value(x).chunk(3, dim=-1)
     if rotary:
         q, k = rotated(q, K), rotated(k, K)
@@ -219,7 +225,8 @@ def test_dropout_on_weights_only_while_training(layer):
 def test_fewer_heads_than_the_width_holds():
     """After pruning, H * K is smaller than D."""
     layer = SelfAttention(embed_dim=12, num_heads=1, head_width=4)
-    y, weights = layer(random(2, 5, 12), attention_bias(torch.ones(2, 5, dtype=torch.bool)), True, True)
+    x = random(2, 5, 12)
+    y, weights = layer(x, attention_bias(torch.ones(2, 5, dtype=torch.bool)), rotary_tables(5, 1, 4, x), True)
     assert y.shape == (2, 5, 12)
     assert weights.shape == (2, 1, 5, 5)
     assert sum(parameter.numel() for parameter in layer.parameters()) == 12 * 12 + 12 + 4 * 12 + 12

@@ -1,10 +1,11 @@
-"""The encoder against PyTorch's own, in both norm orders, and its initial weights."""
+"""The encoder against PyTorch's own, in both norm orders."""
 
 import pytest
 import torch
 from torch import nn
 
 from him.model.attention import attention_bias
+from him.model.convolution import DepthwiseConvolution
 from him.model.encoder import Encoder, EncoderBlock
 
 D, H, F = 32, 4, 48
@@ -169,3 +170,19 @@ def test_convolution_by_hand():
     present = torch.tensor([[[1.0], [1], [1], [0]]])
     y = block.convolution(x, present)
     assert y[0, :3].tolist() == [[210, 1.5], [321, 2.5], [32, 3.5]]
+
+
+def test_convolution_is_the_one_of_pytorch():
+    """Forward and all gradients, against `nn.Conv1d` on transposed data, with padding in between."""
+    torch.manual_seed(0)
+    ours = DepthwiseConvolution(6, 5)
+    x = torch.randn(3, 8, 6, requires_grad=True)
+    present = (torch.arange(8)[None] < torch.tensor([8, 3, 1])[:, None])[:, :, None].float()
+    upstream = torch.randn(3, 8, 6)
+    expected = ours.convolution((x * present).transpose(1, 2)).transpose(1, 2)
+    parameters = [x, *ours.parameters()]
+    theirs = torch.autograd.grad(expected, parameters, upstream)
+    found = ours(x, present)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for mine, reference in zip(torch.autograd.grad(found, parameters, upstream), theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
