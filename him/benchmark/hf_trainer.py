@@ -34,7 +34,6 @@ DROPOUT = 0.1  # BERT's default, on hidden states and on attention weights
 
 def run_trainer_default(config: Config, folder: Path, compute: Compute, meter: Meter, **options: Any) -> None:
     """The Trainer as `run_qa` sets it up: float32, every window padded to `max_seq_len`, random order."""
-
     dataset = load_from_disk(str(folder / "padded"))
     lengths = np.load(folder / "lengths.npy")
     batches = random_batches(len(dataset), config.batch_size, config.seed)
@@ -52,7 +51,6 @@ def run_trainer_best(
         attention: `sdpa` or `eager`.
         pad_to_multiple_of: what a batch's length is rounded up to.
     """
-
     dataset = load_from_disk(str(folder / "unpadded"))
     lengths = np.load(folder / "lengths.npy")
     # What `train_sampling_strategy="group_by_length"` uses; the Trainer then gets a choice of its batches in order.
@@ -75,7 +73,6 @@ def build_bert(
     config: Config, tokenizer: PreTrainedTokenizerFast, attention_dropout: float, attention: str
 ) -> nn.Module:
     """`BertForQuestionAnswering` of HIM's size, with weights drawn anew."""
-
     bert = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.embed_dim,

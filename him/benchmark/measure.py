@@ -100,11 +100,6 @@ def gemm_peak(compute: Compute) -> float:
     return 2 * size**3 / best
 
 
-def peak_mb() -> float:
-    """Most memory that the process has held so far, in MB of 10^6 bytes."""
-    return resident_mb("VmHWM")
-
-
 def resident_mb(field: str) -> float:
     """`VmRSS` (memory held now) or `VmHWM` (most so far) of the process, in MB of 10^6 bytes.
 

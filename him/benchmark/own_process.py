@@ -30,7 +30,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _hush() -> None:
-    """Keeps stdout for the result, and libraries quiet as far as they let themselves be told before they are imported."""
+    """Keeps stdout for the result, and libraries as quiet as they can be told to be before they are imported."""
     os.dup2(2, 1)
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"

@@ -44,7 +44,6 @@ class PlainReader(nn.Module):
 
 def run_plain(config: Config, folder: Path, compute: Compute, meter: Meter, **options: Any) -> None:
     """The loop that one writes oneself: HIM's epoch order and buckets, bf16 autocast, fused AdamW, nothing else."""
-
     dataset = load_from_disk(str(folder / "unpadded")).with_format("numpy")
     lengths = np.load(folder / "lengths.npy")
     batches = epoch_batches(lengths, config.batch_size, config.seed, epoch=0)

@@ -24,7 +24,10 @@ class Spread:
 
     def to_dict(self) -> dict[str, float]:
         """Plain data, to five digits, which is more than any of them is worth."""
-        return {name: float(f"{value:.5g}") for name, value in (("median", self.median), ("min", self.low), ("max", self.high))}
+        return {
+            name: float(f"{value:.5g}")
+            for name, value in (("median", self.median), ("min", self.low), ("max", self.high))
+        }
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:

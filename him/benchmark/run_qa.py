@@ -4,38 +4,25 @@ The example is `examples/pytorch/question-answering/run_qa.py` of `transformers`
 function whose windows and spans HIM's must equal.
 """
 
-from __future__ import annotations
-
-import importlib.util
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from datasets import Dataset, disable_progress_bars, load_from_disk
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from him.data.squad_json import Question, SquadData
-from him.errors import ConfigError
 from him.tokenization import CLS, MASK, PAD, SEP, UNK, special_id
 
-if TYPE_CHECKING:
-
-PEER_PACKAGES = ("transformers", "accelerate", "datasets")
 FIRST, LAST = itemgetter(0), itemgetter(1)  # of a piece's character span
-
-
-def require_peers() -> None:
-    """Raises ConfigError, with the mend, if a package that HIM is compared with is missing."""
-    missing = [name for name in PEER_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"benchmarks need {' and '.join(missing)}; pip install -r requirements-dev.txt")
 
 
 def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """HIM's tokenizer as `transformers` has it, which adds [CLS] and [SEP] itself."""
-
     names = {token: tokenizer.id_to_token(special_id(tokenizer, token)) for token in (PAD, UNK, CLS, SEP, MASK)}
     cls, sep = names[CLS], names[SEP]
     copy = Tokenizer.from_str(tokenizer.to_str())
@@ -56,8 +43,7 @@ def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def squad_dataset(data: SquadData, folder: Path) -> Dataset:
-    """SQuAD in the columns of `rajpurkar/squad`, on disk in `folder` and mapped into memory, as `load_dataset` leaves it."""
-
+    """SQuAD in the columns of `rajpurkar/squad`, written to `folder` and mapped into memory, as `load_dataset` does."""
     disable_progress_bars()
     rows = [
         _row(paragraph.title, paragraph.context, question)
@@ -98,7 +84,7 @@ def map_features(
 def train_features_function(
     tokenizer: PreTrainedTokenizerFast, max_seq_len: int, doc_stride: int, padded: bool
 ) -> Callable[[dict[str, list]], dict[str, list]]:
-    """The function that `datasets.map` is given: a batch of columns to windows with `start_positions` and `end_positions`."""
+    """The function for `datasets.map`: a batch of columns to windows with `start_positions` and `end_positions`."""
 
     def prepare_train_features(examples: dict[str, list]) -> dict[str, list]:
         windows = tokenizer(
@@ -140,8 +126,3 @@ def _span(answers: dict[str, list], sequence_ids: list[int | None], offsets: lis
     start_place = bisect_right(offsets, start, first, after, key=FIRST) - 1
     end_place = bisect_left(offsets, end, first, after, key=LAST)
     return (len(offsets) - 1 if start_place == after - 1 else start_place), end_place
-
-
-def questions_of(data: SquadData) -> Iterable[Question]:
-    """All questions in file order."""
-    return (question for paragraph in data.paragraphs for question in paragraph.questions)
