@@ -111,6 +111,7 @@ class TrainingOptions:
     max_steps: int | None = option(None, "stop after this many optimizer steps", low=1)
     batch_size: int | None = option(None, "examples per optimizer step [the task's own]", low=1)
     micro_batch_size: int | None = option(None, "examples per forward pass; the rest is accumulated", low=1)
+    eval_every_steps: int | None = option(None, "also evaluate every N steps (always: each epoch)", low=1)
     early_stopping_epochs: int = option(0, "stop when the best epoch is this many epochs ago; 0 is off", low=0)
     save_every_steps: int | None = option(None, "also save a checkpoint every N steps (always: each epoch)", low=1)
     keep_checkpoints: int = option(2, "checkpoints kept for resuming", low=1)

@@ -14,6 +14,7 @@ def initialize(model: nn.Module) -> None:
     | Embedding weights | normal, mean 0, deviation 0.02 (Devlin et al. 2018, arXiv:1810.04805) |
     | ... of the lexical inputs | the same with 0.1: what words tell outweighs which words they are |
     | Linear weights | normal, mean 0, deviation 1 / sqrt(3 * inputs), which is PyTorch's own |
+    | ... of the output layer, which is the model's own child | normal, mean 0, deviation 0.02: it starts undecided |
     | last Linear of each residual branch | the same, divided by sqrt(2 * layers) (Radford et al. 2019, section 2.3) |
     | depthwise convolution | normal, mean 0, deviation 1 / sqrt(width), divided by sqrt(2 * layers) |
     | biases | 0 |
@@ -40,3 +41,6 @@ def initialize(model: nn.Module) -> None:
         if isinstance(module, EncoderBlock):
             for last in (module.attention.output, module.feed_forward.contract):
                 last.weight.data.div_((2 * num_encoder_layers) ** 0.5)
+    for module in model.children():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)

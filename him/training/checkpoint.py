@@ -45,7 +45,7 @@ class Checkpoints:
         self.num_kept = num_kept
 
     def save(self, checkpoint: Checkpoint, step: int) -> None:
-        """Writes a checkpoint, then removes the ones that are too many and what killed writers left.
+        """Writes a checkpoint, then removes the ones that are too many.
 
         Raises:
             CheckpointError: a tensor is not finite, or there is no space.
@@ -62,6 +62,10 @@ class Checkpoints:
             write_json(folder / "state.json", state)
 
         write_folder(self.folder / f"step_{step:08d}", fill)
+        self.remove_surplus()
+
+    def remove_surplus(self) -> None:
+        """Removes the checkpoints that are too many, and what killed writers left."""
         for old in [*self.list()[: -self.num_kept], *self.folder.glob(".step_*")]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -177,6 +181,6 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str, men
     for name in sorted(set(expected) | set(weights)):
         shapes = [list(tensors[name].shape) if name in tensors else None for tensors in (weights, expected)]
         if shapes[0] != shapes[1]:
-            theirs, ours = ("no such weight" if shape is None else f"shape {shape}" for shape in shapes)
-            raise CheckpointError(f"{where}: {name}: {theirs} there, {ours} in this model; {mend}")
+            theirs, ours = ("none" if shape is None else shape for shape in shapes)
+            raise CheckpointError(f"{where}: {name} has shape {theirs}, this model has {ours}; {mend}")
     model.load_state_dict(weights)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class MetricWriter:
         if resumed_step is not None:
             _drop_after(self.path, resumed_step)
         self.file = self.path.open("a", encoding="utf-8")
+        _wait_for_next_name(folder)
         self.events = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, metrics: Mapping[str, float], step: int, epoch: float, stage: str = "train") -> None:
@@ -63,6 +65,14 @@ class MetricWriter:
         self.flush()
         self.file.close()
         self.events.close()
+
+
+def _wait_for_next_name(folder: Path) -> None:
+    """Waits out the second in which an event file was made: TensorBoard reads them in the order of their names, which
+    begin with it, and a resumed run read before the run that it goes on from would be hidden by it."""
+    newest = max((int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")), default=0)
+    if 0 <= newest + 1 - time.time() <= 1:
+        time.sleep(newest + 1 - time.time())
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -165,6 +165,8 @@ class Trainer:
                     self.log()
                 if self.at_epoch_end():
                     self.end_epoch()
+                elif self.due(self.config.eval_every_steps):
+                    self.evaluate()
                 if self.at_epoch_end() or self.due(self.config.save_every_steps) or interruption.signal:
                     self.save()
                 if interruption.signal:
@@ -260,13 +262,12 @@ class Trainer:
             self.bar.set_postfix_str(f"loss {self.measured.get('Loss/train', math.nan):.3f}, {speed}")
 
     def end_epoch(self) -> None:
-        """Evaluates, keeps the model if it is the best so far, and says how the epoch went."""
+        """Evaluates, draws attention, and says how the epoch went."""
         if self.bar is not None:
             self.bar.close()
-        evaluation = self.evaluate()
+        evaluation = self.evaluate(draw_attention=True)
         now = {name: mean.mean for name, mean in self.state.since_epoch.items()}
         before = self.state.epoch_before
-        value = evaluation.metrics[self.task.best_metric]
         shown = "  ".join(f"{tag(name)} {evaluation.metrics[name]:.4g}" for name in ("Loss", *self.task.shown_metrics))
         self.say(
             f"epoch {math.ceil(self.epoch)}/{self.num_epochs}  loss {before['Loss']:.2f} → {now['Loss']:.2f}  "
@@ -274,35 +275,34 @@ class Trainer:
         )
         self.state.epoch_before = now
         self.state.since_epoch = _means()
-        self._judge(value)
+        self._judge_epoch()
         self._start_epoch()
 
-    def evaluate(self) -> Evaluation:
-        """Evaluates on the validation data, records it, draws attention, and saves the model if it is the best."""
+    def evaluate(self, draw_attention: bool = False) -> Evaluation:
+        """Evaluates on the validation data, records it, and saves the model if it is the best so far."""
         before = self.averaged.swap(self.model) if self.averaged is not None else None
         evaluation = self.task.evaluate(self.model, self.compute)
         values = {tag(name): value for name, value in evaluation.metrics.items()}
         self.writer.write(values, self.state.step, self.epoch, "validation")
-        if self.config.attention_examples:
+        if draw_attention and self.config.attention_examples:
             examples = self.task.attention_examples(self.model, self.compute, self.config.attention_examples)
             folder = Path(self.config.attention_dir) / self.folder.name
             for name, image, _ in write_sheets(folder, math.ceil(self.epoch), examples):
                 self.writer.picture(name, image, self.state.step)
-        if self.is_best(evaluation.metrics[self.task.best_metric]):
+        value = evaluation.metrics[self.task.best_metric]
+        if self.state.best_value is None or value > self.state.best_value:
+            self.state.best_value, self.state.best_step = value, self.state.step
             metrics = {"step": self.state.step, "epoch": round(self.epoch, 6), **evaluation.metrics}
             save_model(self.folder / "best", self.config, self.model, self.task, metrics)
         if before is not None:
             self.model.load_state_dict(before)
         return evaluation
 
-    def is_best(self, value: float) -> bool:
-        """Whether a value of the task's metric beats the best so far."""
-        return self.state.best_value is None or value > self.state.best_value
-
-    def _judge(self, value: float) -> None:
-        """Remembers the best value; counts epochs that bring nothing for early stopping and the plateau schedule."""
-        if self.is_best(value):
-            self.state.best_value, self.state.best_step, self.state.bad_epochs = value, self.state.step, 0
+    def _judge_epoch(self) -> None:
+        """Counts epochs that brought no best model, for early stopping and the plateau schedule."""
+        steps_in_epoch = self.state.step - (math.ceil(self.epoch) - 1) * self.steps_per_epoch
+        if self.state.best_step > self.state.step - steps_in_epoch:
+            self.state.bad_epochs = 0
             return
         self.state.bad_epochs += 1
         if self.config.schedule == "plateau":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +84,7 @@ def resume(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
             f"--resume {folder}: the run is at step {trainer.state.step} of {trainer.max_steps} without an evaluation; "
             "give it more with --num_epochs or --max_steps"
         )
+    trainer.checkpoints.remove_surplus()
     if config != before:
         write_json(folder / "config.json", config.to_dict())
     print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
@@ -162,6 +164,7 @@ def _open_run(folder: Path, config: Config) -> None:
     except FileExistsError:
         raise ConfigError(f"{folder} exists; choose another --run_name, or go on with --resume {folder}") from None
     except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         raise no_space(error, folder) from None
 
 
