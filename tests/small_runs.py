@@ -8,9 +8,11 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache, partial
@@ -68,6 +70,39 @@ def small_settings(folder: Path, num_train: int = 64, num_validation: int = 24) 
         path.write_text(json.dumps(first_paragraphs(document, number)), encoding="utf-8")
         named[f"{name}_file"] = str(path)
     return SETTINGS | named | {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "runs")}
+
+
+def with_impossible(document: dict) -> dict:
+    """The document with each question asked once more, as impossible, about the paragraph after the next one."""
+    paragraphs = document["data"][0]["paragraphs"]
+    made = []
+    for number, paragraph in enumerate(paragraphs):
+        asked = [{**qa, "is_impossible": False} for qa in paragraph["qas"]]
+        for qa in paragraphs[(number + 2) % len(paragraphs)]["qas"]:
+            asked.append({**qa, "id": f"{qa['id']}-not", "answers": [], "is_impossible": True})
+        made.append({"context": paragraph["context"], "qas": asked})
+    return {"version": "v2.0", "data": [{"title": "first", "paragraphs": made}]}
+
+
+@cache
+def trained_run(version: int = 1) -> tuple[dict[str, Any], Path]:
+    """Settings of a run on SQuAD 1.1 or 2.0 that has learned something, and its folder; one for all test files.
+
+    In float32, so that a batch of another size gives the same numbers but for the order of sums.
+    """
+    import him
+
+    folder = tempfile.TemporaryDirectory()
+    weakref.finalize(trained_run, folder.cleanup)
+    more = {"num_epochs": 4, "batch_size": 16, "learning_rate": 0.003, "precision": "fp32"}
+    settings = small_settings(Path(folder.name), num_train=240, num_validation=60) | more
+    if version == 2:
+        for name in ("train_file", "validation_file"):
+            path = Path(settings[name])
+            path.write_text(json.dumps(with_impossible(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    with redirect_stdout(io.StringIO()):
+        run = him.train(him.Config(**settings, run_name="run"))["run"]
+    return settings, Path(run)
 
 
 class Finished(NamedTuple):
@@ -162,7 +197,7 @@ def exact_records(run: Path) -> list[tuple]:
 
 
 def scalar_series(run: Path) -> dict[str, list[tuple[int, float | None]]]:
-    """Every scalar series as TensorBoard shows it: tag -> (step, value), without the values that depend on the clock."""
+    """Every scalar series as TensorBoard shows it: tag -> (step, value), without values that depend on the clock."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
@@ -284,25 +319,23 @@ class ForkedMain:
     Args:
         arguments: of the command line.
         hook: called in the new process first.
-        folder: where its error output goes.
     """
 
-    def __init__(self, arguments: Sequence[str | Path], hook: Callable[[], None], folder: Path) -> None:
-        self.errors = folder / "stderr.txt"
-        reading, writing = os.pipe()
-        self.pid = _fork(partial(self._work, arguments, hook, writing))
-        os.close(writing)
-        self.out = os.fdopen(reading, encoding="utf-8")
+    def __init__(self, arguments: Sequence[str | Path], hook: Callable[[], None]) -> None:
+        pipes = [os.pipe() for _ in range(2)]
+        self.pid = _fork(partial(self._work, arguments, hook, *(writing for _, writing in pipes)))
+        for _, writing in pipes:
+            os.close(writing)
+        self.out, self.err = (os.fdopen(reading, encoding="utf-8") for reading, _ in pipes)
         self.status: int | None = None
 
-    def _work(self, arguments: Sequence[str | Path], hook: Callable[[], None], writing: int) -> int:
+    def _work(self, arguments: Sequence[str | Path], hook: Callable[[], None], out: int, err: int) -> int:
         import main
         from him.command_line import run_command
 
         listen_to_ctrl_c()
         sys.argv = ["main.py", *map(str, arguments)]
-        sys.stdout = os.fdopen(writing, "w", encoding="utf-8")
-        sys.stderr = self.errors.open("w", encoding="utf-8")
+        sys.stdout, sys.stderr = (os.fdopen(each, "w", encoding="utf-8") for each in (out, err))
         hook()
         return run_command(main.main, "main.py")
 
@@ -311,7 +344,7 @@ class ForkedMain:
         lines = []
         while not lines or not lines[-1].startswith(beginning):
             lines.append(self.out.readline())
-            assert lines[-1], (lines, self.errors.read_text())
+            assert lines[-1], (lines, self.err.read())
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -326,9 +359,9 @@ class ForkedMain:
         """What it has written since the last `wait_for`; it is killed if it takes too long."""
         killer = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
         killer.start()
-        out = self.out.read()
+        with self.out, self.err:
+            out, err = self.out.read(), self.err.read()
         while self.is_running():
             time.sleep(0.01)
         killer.cancel()
-        self.out.close()
-        return Finished(self.status, out, self.errors.read_text(encoding="utf-8"))
+        return Finished(self.status, out, err)

@@ -1,0 +1,340 @@
+"""Whatever is wrong with flags, files or the machine: one line on stderr, exit status 2, and nothing is harmed."""
+
+import ctypes
+import json
+import os
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from tests.small_runs import (
+    Finished,
+    ForkedMain,
+    assert_one_line,
+    call_main,
+    flags,
+    run_main,
+    small_settings,
+    tree,
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> dict:
+    return small_settings(tmp_path_factory.mktemp("data"), num_train=16, num_validation=8) | {"num_epochs": 1}
+
+
+@pytest.fixture
+def settings(shared, tmp_path) -> dict:
+    return {**shared, "output_dir": str(tmp_path / "runs"), "run_name": "run"}
+
+
+@pytest.fixture
+def refused(settings, tmp_path):
+    """Runs `main.py` with settings changed; nothing may be made or changed but the cache of prepared data."""
+
+    def run(*more: str, **changes) -> Finished:
+        before = tree(tmp_path)
+        finished = call_main(*flags({**settings, **changes}), *more)
+        assert tree(tmp_path) == before
+        return finished
+
+    return run
+
+
+def squad(*questions: dict, context: str = "Ann Bell built the mill in 1902.") -> dict:
+    return {"data": [{"title": "Mill", "paragraphs": [{"context": context, "qas": list(questions)}]}]}
+
+
+def question(text: str = "Who built it?", answer: str = "Ann Bell", start: int = 0, **more) -> dict:
+    return {"id": "q1", "question": text, "answers": [{"text": answer, "answer_start": start}], **more}
+
+
+# -- data files --------------------------------------------------------------------------------------------------------
+
+GOOD = json.dumps(squad(question()))
+DATA_FAULTS = {
+    "empty": (b"", ["the file is empty"]),
+    "blank": (b" \n\n ", ["the file is empty"]),
+    "broken off": (GOOD[:-30].encode(), ["line 1, column", "the JSON breaks off", "cut short"]),
+    "not JSON": (b"question,answer\nwho,Ann\n", ["line 1, column 1", "not valid JSON"]),
+    "no object": (b"[1, 2]", ["holds a list, not an object"]),
+    "not UTF-8": (GOOD.replace("Ann", "Änn").encode("latin-1"), ["not UTF-8 at byte ", "byte value 0xc4"]),
+    "binary": (bytes(range(256)) * 10, ["not UTF-8"]),
+    "answer elsewhere": (
+        json.dumps(squad(question(start=3))).encode(),
+        ["question 1 (id q1), answer 1", 'the answer "Ann Bell" is not at character 3', "the text stands at 0"],
+    ),
+    "answer beyond the end": (json.dumps(squad(question(start=900))).encode(), ["the context has only 32"]),
+    "no answers": (json.dumps(squad(question(answers=[]))).encode(), ["question 1 (id q1)", "has no answers"]),
+    "no questions": (json.dumps(squad()).encode(), ["article 1, paragraph 1", '"qas" is empty']),
+    "no context": (json.dumps(squad(question(), context=" ")).encode(), ['"context" is blank']),
+    "no articles": (b'{"data": []}', ['"data" is empty']),
+    "blank question": (json.dumps(squad(question(text=" "))).encode(), ['"question" is blank']),
+    "deep": (b'{"data": ' + b"[" * 100_000, ["nested too deeply"]),
+}
+
+
+@pytest.mark.parametrize("flag", ["train_file", "validation_file"])
+@pytest.mark.parametrize("fault", DATA_FAULTS)
+def test_data_files(refused, tmp_path, fault, flag):
+    content, parts = DATA_FAULTS[fault]
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    assert_one_line(refused(**{flag: str(path)}), f"{path}: ", *parts)
+
+
+def test_missing_files_and_folders(refused, tmp_path):
+    assert_one_line(refused(train_file=tmp_path / "none.json"), "none.json: no such file; check the path")
+    assert_one_line(refused(validation_file=tmp_path), "is a folder, not a file")
+
+
+def test_one_bad_file_among_good_ones(refused, settings, tmp_path):
+    (tmp_path / "bad.json").write_text("{")
+    assert_one_line(refused(train_file=[settings["train_file"], tmp_path / "bad.json"]), "bad.json: line 1, column 2")
+
+
+def test_a_message_stays_one_line_whatever_the_file_says(refused, tmp_path):
+    (tmp_path / "bad.json").write_text(json.dumps(squad(question(answer="a\nb\r\n\x1b[31m\u2028c"))))
+    assert_one_line(refused(train_file=tmp_path / "bad.json"), "is not at character 0")
+    name = tmp_path / "two\nlines.json"
+    name.write_text("")
+    assert_one_line(refused(train_file=name), "two\\nlines.json: the file is empty")
+
+
+def test_contradicting_sources(refused, settings):
+    assert_one_line(refused(dataset="sample"), "--dataset", "--train_file", "leave one of them out")
+    assert_one_line(refused(train_file=None), "--validation_file is given without --train_file")
+    assert_one_line(refused(corpus_dir="texts"), "--corpus_dir is for language modelling")
+    assert_one_line(
+        refused(train_file=None, validation_file=None, dataset="squad"), "owner/name on the Hugging Face hub"
+    )
+    file = {"train_file": None, "validation_file": None, "dataset": settings["train_file"]}
+    assert_one_line(refused(**file), "is a file; give it as --train_file")
+
+
+# -- flags -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        (
+            "--embed_dim 250 --num_heads 8",
+            ["--embed_dim 250 is not divisible by --num_heads 8; use a multiple of 8, such as 248 or 256"],
+        ),
+        ("--embed_dim 6 --num_heads 2", ["heads of odd width 3", "use --positions learned"]),
+        ("--learning_rate -1e-3", ["--learning_rate -0.001 is out of range; use more than 0 and at most 10"]),
+        ("--learning_rate=-1", ["--learning_rate -1.0 is out of range"]),
+        ("--learning_rate 0", ["--learning_rate 0.0 is out of range"]),
+        ("--learning_rate nan", ["--learning_rate nan is not a number"]),
+        ("--weight_decay -.5", ["--weight_decay -0.5 is out of range; use at least 0"]),
+        ("--dropout -0.1", ["--dropout -0.1 is out of range; use at least 0 and less than 1"]),
+        ("--dropout 1", ["--dropout 1.0 is out of range"]),
+        ("--batch_size -4", ["--batch_size -4 is out of range; use at least 1"]),
+        ("--num_epochs 0", ["--num_epochs 0 is out of range; use at least 1"]),
+        ("--num_epochs 2.5", ["--num_epochs 2.5 is not a whole number"]),
+        ("--num_epochs", ["--num_epochs", "expected one argument; see --help"]),
+        ("--batch_size 4 --micro_batch_size 8", ["--micro_batch_size 8 is larger than --batch_size 4"]),
+        ("--learnin_rate 1", ["unknown setting --learnin_rate; did you mean --learning_rate?"]),
+        ("--no-norm_frist", ["unknown setting --no-norm_frist; did you mean --no-norm_first?"]),
+        ("--schedule cosin", ["--schedule cosin is not known; use cosine or linear", "(cosine?)"]),
+        ("--task_type sqad", ["--task_type sqad is not known; use squad", "(squad?)"]),
+        ("--device gpu", ["--device gpu is not known; use auto, cpu, cuda or cuda:N"]),
+        ("--doc_stride 96", ["--doc_stride 96 is not below --max_seq_len 96"]),
+        ("--run_name a/b", ["--run_name 'a/b' is not a plain folder name; use --output_dir"]),
+        ("--seed -1", ["--seed -1 is out of range"]),
+        ("stray", ["stray: not a flag; see --help"]),
+        ("--dropout 2 --batch_size 0", ["--dropout 2.0", "--batch_size 0"]),
+    ],
+)
+def test_flags(refused, typed, parts):
+    assert_one_line(refused(*typed.split()), *parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("learnin_rate: 0.1", ["unknown setting learnin_rate; did you mean learning_rate?"]),
+        ("a: 1\nb: 2", ["unknown setting a", "unknown setting b"]),
+        ("- one\n- two", ["not a list of `name: value` settings"]),
+        ("embed_dim: [1", ["not YAML"]),
+        ("embed_dim: wide", ["--embed_dim wide is not a whole number"]),
+        ("embed_dim:", ["--embed_dim needs a value"]),
+        ("embed_dim: true", ["--embed_dim True is not a whole number"]),
+        ("norm_first: 1", ["--norm_first 1 is not true or false"]),
+        ("learning_rate: -0.1", ["--learning_rate -0.1 is out of range"]),
+        (b"dataset: \xff\xfe", ["not YAML"]),
+        ("!!python/object/apply:os.system ['true']", ["not YAML"]),
+    ],
+)
+def test_yaml_files(shared, tmp_path, content, parts):
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert_one_line(call_main("--config", path), *parts)
+
+
+def test_yaml_files_that_cannot_be_read(tmp_path):
+    assert_one_line(call_main("--config", tmp_path / "none.yaml"), "none.yaml: No such file or directory")
+    assert_one_line(call_main("--config", tmp_path), "Is a directory; name a YAML file")
+
+
+def test_sequences_too_short_for_the_questions(refused):
+    finished = refused(max_seq_len=40)
+    assert_one_line(
+        finished, "--max_seq_len 40 leaves no room beside --doc_stride 32 and a question of", "use at least"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(refused):
+    assert_one_line(refused(device="cuda"), "--device cuda: there are 0 GPUs; use --device cpu")
+    assert_one_line(refused(device="cuda:3"), "--device cuda:3: there are 0 GPUs")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "other"])
+def test_init_from_what_is_no_run(refused, tmp_path, kind):
+    folder = tmp_path / "earlier"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "other":
+        (folder / "best").mkdir()
+        (folder / "best" / "config.json").write_text('{"layers": 3}')
+    said = {"other": "config.json: not a configuration of HIM"}.get(kind, "no finished model there")
+    assert_one_line(refused(init_from=folder), "earlier", said)
+
+
+@pytest.mark.parametrize("content", [None, "{}", "nonsense"])
+def test_tokenizers(refused, tmp_path, content):
+    """A missing path is not asked for at the hub, which could take long."""
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    path.parent.mkdir()
+    if content is not None:
+        path.write_text(content)
+    started_at = time.perf_counter()
+    assert_one_line(refused(tokenizer=str(path)), f"--tokenizer {path}: ")
+    assert time.perf_counter() - started_at < 5
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_that_exists(settings, tmp_path):
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "dear.txt").write_text("?")
+    before = tree(tmp_path)
+    assert_one_line(call_main(*flags(settings)), f"{run} exists; choose another --run_name, remove it, or go on with")
+    assert tree(tmp_path) == before
+
+
+def test_a_run_is_not_overwritten_by_its_own_command(settings, tmp_path):
+    assert call_main(*flags(settings)).status == 0
+    before = tree(tmp_path)
+    assert_one_line(call_main(*flags(settings)), "exists")
+    assert tree(tmp_path) == before
+
+
+def test_an_output_folder_that_is_a_file(refused, tmp_path):
+    (tmp_path / "file").write_text("?")
+    assert_one_line(refused(output_dir=tmp_path / "file"), "file is a file; name a folder")
+    assert_one_line(refused(output_dir=tmp_path / "file" / "below", cache_dir=None), "Not a directory")
+    assert_one_line(refused(output_dir=tmp_path / "file" / "below"), "Not a directory")
+    assert_one_line(refused(cache_dir=tmp_path / "file"), "file", "name another place")
+
+
+def test_a_run_name_that_is_too_long(settings):
+    assert_one_line(call_main(*flags({**settings, "run_name": "r" * 300})), "File name too long")
+
+
+def drop_override() -> None:
+    """Takes from a process of root the right to write where it is not allowed to (CAP_DAC_OVERRIDE, number 1)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(settings, tmp_path):
+    """In a process of its own, which also shows that nothing but the line comes out of a real start."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0o555)
+    finished = run_main(*flags({**settings, "output_dir": folder / "runs"}), preexec_fn=drop_override)
+    assert_one_line(finished, str(folder), "Permission denied; ")
+    assert finished.out == ""
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits")
+@pytest.mark.parametrize("is_prepared", [True, False], ids=["for the run", "for the prepared data"])
+def test_no_space_before_the_run_begins(settings, tmp_path, is_prepared):
+    """No file may grow beyond 100 bytes."""
+    import resource
+
+    settings = {**settings, "cache_dir": str(tmp_path / "cache")}
+    if is_prepared:
+        assert call_main(*flags({**settings, "output_dir": tmp_path / "other"})).status == 0
+    before = tree(tmp_path)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    assert_one_line(ForkedMain(flags(settings), limit).finish(), "no space" if is_prepared else "File too large")
+    made = tree(tmp_path).keys() - before.keys()
+    assert made == ({"runs"} if is_prepared else {"cache", *(name for name in made if name.startswith("cache/"))})
+    assert call_main(*flags(settings)).status == 0
+
+
+# -- the hub -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_hub_out_of_reach(settings, tmp_path):
+    """A process of its own, whose hub is a closed port. The client itself would try for half a minute."""
+    typed = {**settings, "train_file": None, "validation_file": None}
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    started_at = time.perf_counter()
+    finished = run_main(*flags(typed), environment=environment)
+    seconds = time.perf_counter() - started_at
+    parts = ["hub is out of reach", '"rajpurkar/squad" is not in its cache', "--train_file FILE", "--dataset sample"]
+    assert_one_line(finished, *parts)
+    assert finished.out == ""
+    assert seconds < 20
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_tokenizer_of_the_hub_out_of_reach(settings, tmp_path):
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    started_at = time.perf_counter()
+    finished = run_main(*flags({**settings, "tokenizer": "nonsense"}), environment=environment)
+    assert_one_line(finished, "--tokenizer nonsense: cannot be loaded (")
+    assert time.perf_counter() - started_at < 20
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+# -- while training ----------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_that_is_too_high_ends_with_advice(settings, monkeypatch):
+    """Losses that stay NaN, as of a model that has diverged."""
+    from him.tasks.squad import SquadTask
+
+    original = SquadTask.loss
+
+    def loss(*args):
+        sums = original(*args)
+        sums.loss = sums.loss * float("nan")
+        return sums
+
+    monkeypatch.setattr(SquadTask, "loss", loss)
+    finished = call_main(*flags({**settings, "batch_size": 2, "num_epochs": 3}))
+    assert_one_line(finished, "step 5: 5 updates in a row were not finite; lower --learning_rate (0.001)")
+    assert [line for line in finished.out.splitlines() if line.startswith("step 1: loss nan, gradient norm nan")]
+
+
+def test_settings_of_a_yaml_file_are_checked_with_the_flags(tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"num_heads": 8}))
+    assert_one_line(
+        call_main("--config", tmp_path / "a.yaml", "--embed_dim", "250"), "--embed_dim 250 is not divisible"
+    )

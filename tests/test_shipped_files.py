@@ -1,0 +1,76 @@
+"""What is shipped beside the code: configurations, pins, the README's flags and commands."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from him.config import Config, build_parser, field_names, parse_command_line, read_yaml
+from him.tasks import task_class
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python main.py")
+]
+
+
+def test_all_configurations_are_found():
+    assert [path.name for path in CONFIGS] == [
+        "quickstart.yaml",
+        "squad.yaml",
+        "squad_guide.yaml",
+        "squad_no_lexical.yaml",
+        "squad_post_ln.yaml",
+    ]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configuration_is_sound_and_explained(path):
+    settings = read_yaml(str(path))
+    config = Config(**settings)
+    assert task_class(config.task_type).resolve(config).num_epochs >= 1
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    text = " ".join(header)
+    for needed in (f"configs/{path.name}" if path.name != "quickstart.yaml" else "make quickstart", "cores", "F1"):
+        assert needed in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_readme_are_understood(command):
+    arguments = shlex.split(command)[2:]
+    settings, run = parse_command_line(build_parser(""), arguments)
+    assert run is not None or Config(**settings)
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) >= 5
+
+
+def test_flags_of_the_readme_are_current():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from write_flags import with_flags
+    finally:
+        sys.path.pop(0)
+    assert with_flags(README) == README, "run python scripts/write_flags.py"
+    assert all(f"`--{name}`" in README for name in field_names())
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-models.txt", "requirements-dev.txt"])
+def test_requirements_are_pinned(name):
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+    assert lines
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in lines)
+
+
+def test_pictures_of_the_readme_are_there():
+    names = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    assert len(names) >= 2
+    assert all((ROOT / name).is_file() for name in names)

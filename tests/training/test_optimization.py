@@ -1,0 +1,132 @@
+"""Learning rate, decay groups and averaged weights against numbers worked out by hand."""
+
+from math import cos, pi, sqrt
+
+import pytest
+import torch
+from torch import nn
+
+from him.config import Config
+from him.model.encoder import Encoder
+from him.training.optimization import AveragedWeights, build_optimizer, lr_at
+
+STEPS = 10
+
+
+def rates(schedule: str, warmup_share: float = 0.2, reductions: int = 0) -> list[float]:
+    config = Config(learning_rate=0.5, warmup_share=warmup_share, schedule=schedule)
+    return [lr_at(step, config, STEPS, reductions) for step in range(STEPS)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after_warmup"),
+    [
+        (
+            "cosine",
+            [
+                0.5,
+                0.25 * (1 + cos(pi / 8)),
+                0.25 * (1 + sqrt(2) / 2),
+                0.25 * (1 + cos(3 * pi / 8)),
+                0.25,
+                0.25 * (1 - cos(3 * pi / 8)),
+                0.25 * (1 - sqrt(2) / 2),
+                0.25 * (1 - cos(pi / 8)),
+            ],
+        ),
+        ("linear", [8 / 16, 7 / 16, 6 / 16, 5 / 16, 4 / 16, 3 / 16, 2 / 16, 1 / 16]),
+        ("constant", [0.5] * 8),
+        ("plateau", [0.5] * 8),
+    ],
+)
+def test_rate_of_every_step(schedule, after_warmup):
+    assert rates(schedule) == pytest.approx([0.25, 0.5, *after_warmup], rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "plateau"])
+@pytest.mark.parametrize("warmup_share", [0.0, 0.01, 0.2, 0.95])
+def test_no_update_is_lost(schedule, warmup_share):
+    """A rate of 0 at the first or at the last step would make an update that changes nothing."""
+    found = rates(schedule, warmup_share)
+    assert min(found) > 0.0
+    assert max(found) == 0.5
+    if warmup_share == 0.0:
+        assert found[0] == 0.5
+
+
+@pytest.mark.parametrize(("reductions", "rate"), [(0, 0.5), (1, 0.25), (3, 0.0625)])
+def test_plateau_halves_after_the_warmup_only(reductions, rate):
+    assert rates("plateau", reductions=reductions) == [0.25, 0.5] + [rate] * 8
+
+
+def test_reductions_belong_to_plateau_alone():
+    assert rates("cosine", reductions=2) == rates("cosine")
+
+
+def test_a_run_of_one_step_has_a_rate():
+    assert lr_at(0, Config(learning_rate=0.5), max_steps=1) == 0.5
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_decay_on_matrices_only(norm_first):
+    """With zero gradients AdamW only decays: by the factor 1 - rate * decay, or not at all."""
+    torch.manual_seed(0)
+    model = Encoder(2, 8, 2, 16, norm_first=norm_first)
+    model.table = nn.Embedding(5, 8)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(model, Config(learning_rate=0.25, weight_decay=0.5))
+    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(grouped) == len(before) == len({id(parameter) for parameter in grouped})
+
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+    decayed = set()
+    for name, parameter in model.named_parameters():
+        if torch.equal(parameter, before[name]):
+            continue
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.25 * 0.5))
+        decayed.add(name)
+    matrices = ["attention.query_key_value", "attention.output", "feed_forward.expand", "feed_forward.contract"]
+    assert decayed == {f"blocks.{i}.{name}.weight" for i in range(2) for name in matrices} | {"table.weight"}
+
+
+def test_optimizer_takes_its_settings():
+    optimizer = build_optimizer(nn.Linear(2, 2), Config(learning_rate=0.125, beta1=0.5, beta2=0.75, weight_decay=0.25))
+    matrices, vectors = optimizer.param_groups
+    assert matrices["lr"] == vectors["lr"] == 0.125
+    assert matrices["betas"] == (0.5, 0.75)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.25, 0.0)
+
+
+def test_frozen_parameters_stay_out():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad = False
+    assert [len(group["params"]) for group in build_optimizer(model, Config()).param_groups] == [1, 0]
+
+
+def test_average_by_hand():
+    """The decay is min(0.15, (1 + n) / (10 + n)): 1/10, then 2/11 = 0.18 is above 0.15."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 10.0)
+    averaged = AveragedWeights(model, decay=0.15)
+    for num_updates, weight, average in ((0, 20.0, 19.0), (1, 40.0, 0.15 * 19.0 + 0.85 * 40.0)):
+        nn.init.constant_(model.weight, weight)
+        averaged.update(model, num_updates)
+        assert averaged.weights["weight"].item() == pytest.approx(average, rel=1e-6)
+    assert model.weight.item() == 40.0
+
+
+def test_swap_and_back():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 3.0)
+    averaged = AveragedWeights(model, decay=0.9)
+    nn.init.constant_(model.weight, 5.0)
+    before = averaged.swap(model)
+    assert model.weight.item() == 3.0
+    model.load_state_dict(before)
+    assert model.weight.item() == 5.0
+    assert averaged.weights["weight"].item() == 3.0

@@ -1,0 +1,492 @@
+"""A run that was killed, interrupted or ran out of space goes on exactly as if nothing had happened."""
+
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from him import Config
+from him.errors import ConfigError, HimError
+from him.training.checkpoint import Checkpoints, load_tensors
+from him.training.trainer import Interrupted
+from him.training.workflow import resume, train
+from tests.small_runs import (
+    ForkedMain,
+    assert_one_line,
+    before_steps,
+    call_main,
+    exact_records,
+    flags,
+    in_child,
+    kill_at,
+    program,
+    records,
+    run_main,
+    scalar_series,
+    slow_steps,
+    small_settings,
+    start_main,
+    tree,
+)
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
+
+# Dropout is on, as by default. 9 steps an epoch, with saves that fall together with its end only at times.
+LONGER = {"batch_size": 8, "num_epochs": 3, "save_every_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> dict:
+    return small_settings(tmp_path_factory.mktemp("data"), num_train=28) | LONGER
+
+
+@pytest.fixture(scope="module")
+def straight(settings) -> Path:
+    """The run that nothing happens to."""
+    return Path(train(Config(**settings, run_name="straight"))["run"])
+
+
+def assert_same_run(run: Path, expected: Path) -> None:
+    """Bit for bit the same weights, moments, loop state, records, event series, predictions, and no leftovers."""
+    events = "events.out.tfevents."
+    names, expected_names = (
+        {name for name in tree(folder) if not name.startswith(events)} for folder in (run, expected)
+    )
+    assert names == expected_names
+    for name in sorted(names):
+        path, other = run / name, expected / name
+        if path.is_dir() or path.name in ("checksums.json", "command.txt", "config.json", "metrics.jsonl"):
+            continue
+        if path.name == "state.json":
+            states = [json.loads(each.read_text()) for each in (path, other)]
+            assert [{**state, "config": None} for state in states[:1]] == [{**states[1], "config": None}]
+        else:
+            assert path.read_bytes() == other.read_bytes(), name
+    assert exact_records(run) == exact_records(expected)
+    assert scalar_series(run) == scalar_series(expected)
+
+
+def test_the_straight_run_has_what_is_compared(straight, settings):
+    """The comparison would pass on two runs that wrote nothing."""
+    assert len(list((straight / "checkpoints").glob("step_*/optimizer.safetensors"))) == 2
+    assert len(scalar_series(straight)["Loss/val"]) == 3
+    assert len(scalar_series(straight)["Loss/train"]) >= 4
+    assert len(json.loads((straight / "predictions.json").read_text())) >= 24
+    assert len(exact_records(straight)) > 30
+    other = train(Config(**{**settings, "seed": 1}, run_name="other"))
+    with pytest.raises(AssertionError):
+        assert_same_run(Path(other["run"]), straight)
+
+
+def test_the_same_command_gives_the_same_run(straight, settings):
+    assert_same_run(Path(train(Config(**settings, run_name="again"))["run"]), straight)
+
+
+def test_five_kills_from_the_command_line(straight, settings):
+    """`main.py`, killed at random places: in steps, in evaluations and while saving.
+
+    It starts anew the first and the last time and is a fork of this process in between, which is quicker.
+    """
+    choose = random.Random(20)
+    run = Path(settings["output_dir"]) / "five kills"
+    # The first one lives until it has saved something; an epoch has about 50 such events.
+    finished = run_main(
+        *flags({**settings, "run_name": run.name}), program=program(f"kill_at({choose.randrange(25, 40)})")
+    )
+    assert finished.status == -signal.SIGKILL, finished
+    steps = [Checkpoints(run / "checkpoints", 1).load_newest().state["step"]]
+    for _ in range(4):
+        finished = ForkedMain(["--resume", run], partial(kill_at, choose.randrange(18, 32))).finish()
+        assert finished.status == -signal.SIGKILL, finished
+        steps.append(Checkpoints(run / "checkpoints", 1).load_newest().state["step"])
+    finished = run_main("--resume", run)
+    assert (finished.status, finished.err) == (0, "")
+    assert f"resuming {run} at step {steps[-1]} of 27" in finished.out
+    assert len(set(steps)) >= 3, "the kills were spread over the run"
+    assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"norm_first": False, "ema_decay": 0.9},
+        {"norm_first": True, "ema_decay": 0.9, "micro_batch_size": 3},
+        {"norm_first": False, "schedule": "plateau", "learning_rate": 1e-7, "warmup_share": 0.0},
+        {"early_stopping_epochs": 1, "attention_dropout": 0.1, "positions": "learned", "eval_every_steps": 5},
+    ],
+    ids=["post-LN, EMA", "pre-LN, EMA, accumulation", "post-LN, plateau", "pre-LN, early stopping, evaluation within epochs"],
+)
+def test_two_kills(settings, more, tmp_path):
+    """The same in forks of this process, which is quicker."""
+    expected = train(Config(**{**settings, **more}, run_name=f"{tmp_path.name}-straight"))
+    if "schedule" in more:
+        rates = {rate for _, rate in scalar_series(Path(expected["run"]))["Learning_Rate"]}
+        assert len(rates) > 1, "the plateau schedule was at work"
+    config = Config(**{**settings, **more}, run_name=tmp_path.name)
+    run = Path(config.output_dir) / tmp_path.name
+    choose = random.Random(tmp_path.name)
+    for number in range(2):
+        event = choose.randrange(25, 40) if number == 0 else choose.randrange(3, 45)
+
+        def work(event=event, number=number) -> None:
+            kill_at(event)
+            train(config) if number == 0 else resume(run, {})
+
+        assert in_child(work) == -signal.SIGKILL
+    result = resume(run, {})
+    assert result["metrics"] == expected["metrics"]
+    assert result["best_step"] == expected["best_step"]
+    assert_same_run(run, Path(expected["run"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm_first", "ema_decay", "first"), [(True, 0.0, 1), (False, 0.9, 2), (True, 0.9, 3)])
+def test_a_kill_at_every_event(settings, tmp_path, norm_first, ema_decay, first):
+    """Each kind of run takes a third of the events: some minutes in all."""
+    more = {"norm_first": norm_first, "ema_decay": ema_decay, "num_epochs": 2}
+    expected = Path(train(Config(**{**settings, **more}, run_name=f"{tmp_path.name}-straight"))["run"])
+    num_resumed = 0
+    for event in range(first, 300, 3):
+        config = Config(**{**settings, **more}, run_name=f"{tmp_path.name}-{event}")
+        run = Path(config.output_dir) / config.run_name
+
+        def work(event=event, config=config) -> None:
+            kill_at(event)
+            train(config)
+
+        status = in_child(work)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        if Checkpoints(run / "checkpoints", 1).list():
+            resume(run, {})
+            assert_same_run(run, expected)
+            num_resumed += 1
+        shutil.rmtree(run)
+    assert status == 0
+    assert num_resumed > 15
+
+
+# -- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_saves_and_the_printed_command_goes_on(straight, settings, number, status):
+    folder = Path(settings["output_dir"]) / "my runs"
+    arguments = flags({**settings, "output_dir": folder, "run_name": f"run {number}"})
+    process = ForkedMain(arguments, lambda: slow_steps(0.05))
+    process.wait_for("step 13 begins")
+    process.send_signal(number)
+    found, out, err = process.finish()
+    assert (found, err) == (status, "")
+    (stopped,) = (line for line in out.splitlines() if line.startswith("stopped; "))
+    interpreter, script, *command = shlex.split(stopped.removeprefix("stopped; go on with: "))
+    assert (interpreter, script) == ("python", "main.py")
+    run = folder / f"run {number}"
+    assert command == ["--resume", str(run)]
+    step = Checkpoints(run / "checkpoints", 1).load_newest().state["step"]
+    assert step in (14, 15), "the step was finished, and no more than that"
+
+    finished = call_main(*command)
+    assert (finished.status, finished.err) == (0, "")
+    assert f"resuming {run} at step {step} of 27" in finished.out.splitlines()
+    # Another checkpoint was made on the way; the last ones are the same again.
+    assert_same_run(run, straight)
+
+
+def test_a_second_ctrl_c_ends_at_once(settings):
+    process = ForkedMain(flags({**settings, "run_name": "impatient"}), lambda: slow_steps(60))
+    process.wait_for("step 0 begins")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.is_running(), "the first one lets the step finish"
+    process.send_signal(signal.SIGINT)
+    asked_at = time.monotonic()
+    assert process.finish() == (130, "", "")
+    assert time.monotonic() - asked_at < 1.0
+
+
+def test_ctrl_c_of_main_py_itself(settings):
+    """The same from the shell's side: a new process, and nothing on stderr."""
+    run = Path(settings["output_dir"]) / "main itself"
+    process = start_main(*flags({**settings, "run_name": run.name}), program=program("slow_steps(0.1)"))
+    while not process.stdout.readline().startswith("step 3 begins"):
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    assert out.splitlines()[-1] == f"stopped; go on with: python main.py --resume '{run}'"
+
+
+@pytest.mark.parametrize("where", ["prepare", "evaluate"])
+def test_ctrl_c_outside_of_the_loop_is_one_line(settings, where):
+    """While the data is prepared, and in the last evaluation; both may take minutes."""
+    from him.tasks.squad import SquadTask
+
+    evaluate = SquadTask.evaluate
+
+    def wait(*args, **kwargs) -> None:
+        print("now", flush=True)
+        time.sleep(60)
+
+    def hook() -> None:
+        if where == "prepare":
+            SquadTask.prepare = wait
+        else:
+            SquadTask.evaluate = lambda *a, **more: (wait if more.get("final") else evaluate)(*a, **more)
+
+    run = Path(settings["output_dir"]) / f"ctrl-c in {where}"
+    process = ForkedMain(flags({**settings, "num_epochs": 1, "run_name": run.name}), hook)
+    process.wait_for("now")
+    process.send_signal(signal.SIGINT)
+    assert process.finish() == (130, "", "main.py: stopped\n")
+    if where == "prepare":
+        assert not run.exists()
+    else:
+        assert "F1" in resume(run, {})["metrics"]
+
+
+# -- no space --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2_000, 20_000, 200_000])
+def test_a_disk_that_fills_up_harms_nothing(straight, settings, size):
+    """From step 10 on no file may grow beyond a size: 2 kB stop the records, 20 kB the weights, 200 kB the moments."""
+    import resource
+
+    def limit(step: int) -> None:
+        if step == 10:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    name = f"full at {size}"
+    finished = ForkedMain(flags({**settings, "run_name": name}), lambda: before_steps(limit)).finish()
+    run = Path(settings["output_dir"]) / name
+    assert_one_line(finished, "no space to write it", "go on with --resume", "what was saved before is unharmed")
+    checkpoints = Checkpoints(run / "checkpoints", 1)
+    assert checkpoints.load_newest().state["step"] == 9
+    assert not list(run.rglob(".*"))
+    finished = call_main("--resume", run)
+    assert (finished.status, finished.err) == (0, "")
+    assert_same_run(run, straight)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk whose size can be set; only root may have one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def resize(size: str, *options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs", str(disk)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if not shutil.which("mount") or not resize("1m"):
+        pytest.skip("cannot mount a small disk")
+    yield disk, lambda size: resize(size, "remount")
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("size", ["40k", "400k", "800k", "1200k"])
+def test_a_full_disk(straight, settings, small_disk, size):
+    disk, resize = small_disk
+    resize(size)
+    arguments = flags({**settings, "output_dir": disk, "run_name": "run"})
+    finished = call_main(*arguments)
+    assert_one_line(finished, "no space" if (disk / "run").exists() else "No space")
+    resize("64m")
+    if list((disk / "run").glob("checkpoints/step_*")):
+        finished = call_main("--resume", disk / "run")
+    else:
+        shutil.rmtree(disk / "run", ignore_errors=True)
+        finished = call_main(*arguments)
+    assert (finished.status, finished.err) == (0, ""), finished
+    assert_same_run(disk / "run", straight)
+
+
+# -- changes beside --resume -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(straight, tmp_path) -> Path:
+    """A copy of the straight run as it was after its first checkpoint that is left."""
+    run = tmp_path / "stopped"
+    shutil.copytree(straight, run)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    shutil.rmtree(newest)
+    return run
+
+
+def test_a_lost_checkpoint_costs_only_time(straight, stopped):
+    finished = call_main("--resume", stopped)
+    assert finished.status == 0, finished
+    assert_same_run(stopped, straight)
+
+
+def test_a_finished_run_is_evaluated_again(straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    (run / "predictions.json").unlink()
+    finished = call_main("--resume", run)
+    assert finished.status == 0
+    assert_same_run(run, straight)
+
+
+def test_a_longer_budget_is_said_and_kept(stopped):
+    finished = call_main("--resume", stopped, "--num_epochs", "4", "--keep_checkpoints", "5")
+    assert finished.status == 0, finished
+    assert "--num_epochs: 3 → 4" in finished.out.splitlines()
+    assert "--keep_checkpoints: 2 → 5" in finished.out.splitlines()
+    config = Config.load(stopped / "config.json")
+    assert (config.num_epochs, config.keep_checkpoints) == (4, 5)
+    assert records(stopped)[-1]["step"] == 36
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--embed_dim", "64"),
+        ("--no-norm_first",),
+        ("--learning_rate", "0.5"),
+        ("--seed", "3"),
+        ("--train_file", "other.json"),
+        ("--batch_size", "4"),
+        ("--precision", "bf16"),
+        ("--dataset", "sample"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused(stopped, change):
+    before = tree(stopped)
+    finished = call_main("--resume", stopped, *change)
+    name = change[0].removeprefix("--").removeprefix("no-")
+    assert_one_line(finished, f"--{name} ", "with --resume: the run has", "or start a new run with --init_from")
+    assert tree(stopped) == before
+
+
+def test_all_refused_changes_are_named_together(stopped):
+    assert_one_line(call_main("--resume", stopped, "--embed_dim", "64", "--seed", "3"), "--embed_dim 64", "--seed 3")
+
+
+def test_the_same_value_is_no_change(straight, stopped, settings):
+    finished = call_main("--resume", stopped, *flags({**settings, "run_name": "straight"}))
+    assert finished.status == 0, finished
+    assert "→" not in finished.out.split("resuming")[0]
+    assert_same_run(stopped, straight)
+
+
+def test_a_budget_that_is_spent_before_the_first_evaluation(settings):
+    config = Config(**settings, run_name="early")
+    run = Path(config.output_dir) / "early"
+
+    def work() -> None:
+        before_steps(lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == 5 else None)
+        train(config)
+
+    assert in_child(work) == -signal.SIGKILL
+    with pytest.raises(ConfigError, match=r"the run is at step 4 of 3 without an evaluation; give it more with"):
+        resume(run, {"max_steps": 3})
+    assert resume(run, {"max_steps": 5})["best_step"] == 5
+
+
+def test_another_number_of_threads_is_taken_from_the_checkpoint(settings, straight, tmp_path):
+    """Sums come out differently in the last bits with another number of threads."""
+    free = {**settings, "num_threads": None}
+    torch.set_num_threads(1)
+    expected = train(Config(**free, run_name=f"{tmp_path.name}-straight"))
+    config = Config(**free, run_name=tmp_path.name)
+    run = Path(config.output_dir) / tmp_path.name
+
+    def work() -> None:
+        kill_at(30)
+        train(config)
+
+    assert in_child(work) == -signal.SIGKILL
+    torch.set_num_threads(2)
+    try:
+        resume(run, {})
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+    assert_same_run(run, Path(expected["run"]))
+
+
+def test_changed_data_is_refused(stopped, settings, tmp_path):
+    """The run would go on with another tokenizer and other batches, and nobody would know."""
+    path = Path(settings["train_file"])
+    content = path.read_bytes()
+    before = tree(stopped)
+    document = json.loads(content)
+    document["data"][0]["paragraphs"].pop()
+    try:
+        path.write_text(json.dumps(document))
+        finished = call_main("--resume", stopped)
+    finally:
+        path.write_bytes(content)
+    assert_one_line(finished, "other training data; restore the data, or start a new run with --init_from")
+    assert tree(stopped) == before
+
+
+def test_a_best_that_is_being_replaced_is_found(straight, stopped):
+    os.rename(stopped / "best", stopped / "best.old")
+    assert call_main("--resume", stopped).status == 0
+    assert_same_run(stopped, straight)
+
+
+def test_a_damaged_checkpoint_is_named(stopped):
+    (newest,) = (stopped / "checkpoints").iterdir()
+    path = newest / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    before = tree(stopped)
+    assert_one_line(call_main("--resume", stopped), "optimizer.safetensors: damaged, its checksum is another one")
+    assert tree(stopped) == before
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "file", "strange"])
+def test_what_is_no_run_is_refused_and_left_alone(tmp_path, kind):
+    folder = tmp_path / "folder"
+    if kind == "file":
+        folder.write_text("?")
+    elif kind != "missing":
+        folder.mkdir()
+    if kind == "strange":  # a folder of somebody else that happens to have such names
+        for name in ("best", "best.old", ".best-of-all", "checkpoints", "checkpoints/.step_1"):
+            (folder / name).mkdir()
+            (folder / name / "dear.txt").write_text("?")
+    before = tree(tmp_path)
+    said = "no such folder; name a run" if kind in ("missing", "file") else "no checkpoint to resume from"
+    assert_one_line(call_main("--resume", folder), said)
+    assert tree(tmp_path) == before
+
+
+def test_in_python_a_signal_is_an_exception(settings, monkeypatch):
+    from him.training.trainer import Trainer
+
+    original = Trainer.train_step
+
+    def train_step(trainer: Trainer) -> None:
+        if trainer.state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match="stopped by signal 15") as raised:
+        train(Config(**settings, run_name="in python"))
+    assert not isinstance(raised.value, HimError)
+    assert raised.value.signal == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert Checkpoints(raised.value.folder / "checkpoints", 1).load_newest().state["step"] == 3
+
+
+def test_weights_differ_from_step_to_step(straight):
+    """Or equal weights at the end would prove nothing."""
+    first, last = (load_tensors(path / "model.safetensors") for path in Checkpoints(straight / "checkpoints", 1).list())
+    assert any(not torch.equal(first[name], last[name]) for name in first)

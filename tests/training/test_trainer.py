@@ -1,0 +1,433 @@
+"""The training loop: learning on real batches, and its decisions on a toy task whose metrics are written out."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from him.compute import Compute
+from him.config import Config
+from him.errors import CheckpointError, HimError
+from him.tasks.base import Evaluation, LossSums, Task
+from him.training.checkpoint import Checkpoints, load_tensors
+from him.training.optimization import lr_at
+from him.training.trainer import LoopState, Trainer, step_seed
+from tests.small_runs import new_trainer, records, scalar_series, small_settings
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Waiting for the disk would be most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> dict:
+    return small_settings(tmp_path_factory.mktemp("data"))
+
+
+# -- learning --------------------------------------------------------------------------------------------------------
+
+EXACT = {"precision": "fp32", "dropout": 0.0, "word_dropout": 0.0, "batch_size": 8, "learning_rate": 0.01}
+
+
+def train_losses(trainer: Trainer, num_steps: int) -> list[float]:
+    """Makes steps of an epoch; the loss of each."""
+    trainer._start_epoch()
+    losses = []
+    for _ in range(num_steps):
+        total = trainer.state.since_epoch["Loss"].total
+        count = trainer.state.since_epoch["Loss"].count
+        trainer.train_step()
+        trainer.state.step += 1
+        after = trainer.state.since_epoch["Loss"]
+        losses.append((after.total - total) / (after.count - count))
+    return losses
+
+
+def test_first_loss_is_that_of_a_guess_among_the_allowed_places(settings, tmp_path):
+    trainer = new_trainer({**settings, **EXACT}, tmp_path / "run")
+    trainer._start_epoch()
+    batch = trainer.task.train_batch(trainer.batches[0])
+    guess = np.mean([np.log(batch[name].sum(dim=1)).mean() for name in ("may_start", "may_end")])
+    (loss,) = train_losses(trainer, 1)
+    assert guess > 3.0
+    assert loss == pytest.approx(guess, abs=0.1)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_one_batch_is_learned_by_heart(settings, tmp_path, norm_first):
+    more = {"schedule": "constant", "num_encoder_layers": 2, "norm_first": norm_first, "num_epochs": 100}
+    trainer = new_trainer({**settings, **EXACT, **more}, tmp_path / "run")
+    trainer._start_epoch()
+    batch = trainer.batches[0]
+    trainer.batches = [batch] * trainer.steps_per_epoch
+    with mock.patch.object(trainer, "_start_epoch"):
+        losses = train_losses(trainer, 100)
+    assert losses[0] > 3.0
+    assert losses[-1] < 0.1
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
+def test_accumulated_gradients_are_those_of_the_whole_batch(settings, tmp_path, micro_batch_size):
+    """8 rows in parts of 3 are 3 + 3 + 2: a mean of means would give the last part too much weight."""
+    gradients = []
+    for size in (None, micro_batch_size):
+        trainer = new_trainer({**settings, **EXACT, "micro_batch_size": size}, tmp_path / str(size))
+        trainer._start_epoch()
+        trainer.model.train()
+        loss, accuracy, num_tokens = trainer._forward_backward(trainer.batches[0])
+        assert num_tokens == trainer.task.train_lengths[trainer.batches[0]].sum()
+        assert loss.count == accuracy.count == 16
+        gradients.append({name: p.grad for name, p in trainer.model.named_parameters()} | {"": torch.tensor(loss.mean)})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_accumulation_gives_the_same_run(settings, tmp_path, micro_batch_size, optimizer):
+    """All weights are compared with SGD: where a gradient is 0 but for rounding, Adam makes full steps either way."""
+    trainers = []
+    for size in (None, micro_batch_size):
+        more = {
+            "micro_batch_size": size,
+            "schedule": "constant",
+            "learning_rate": 0.01 if optimizer == "AdamW" else 0.5,
+        }
+        trainers.append(new_trainer({**settings, **EXACT, **more}, tmp_path / str(size)))
+        if optimizer == "SGD":
+            trainers[-1].optimizer = torch.optim.SGD(trainers[-1].model.parameters())
+    curves = [train_losses(trainer, 6) for trainer in trainers]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    assert abs(curves[0][-1] - curves[0][0]) > 0.1
+    for (name, one), other in zip(trainers[0].model.named_parameters(), trainers[1].model.parameters(), strict=True):
+        if optimizer == "SGD":
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_dropout_depends_on_seed_and_step_only():
+    assert step_seed(3, 5) == step_seed(3, 5)
+    assert len({step_seed(seed, step) for seed in range(20) for step in range(20)}) == 400
+    assert 0 <= step_seed(2**32 - 1, 10**9) < 2**63
+
+
+# -- a toy task ------------------------------------------------------------------------------------------------------
+
+
+class ToyTask(Task):
+    """Regression on eight rows, whose validation metric is a list written out in the test."""
+
+    name: ClassVar[str] = "toy"
+    best_metric: ClassVar[str] = "F1"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("F1",)
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = list(values)
+        self.evaluated: list[Tensor] = []
+        self.bad_steps: dict[int, float] = {}
+        self.num_losses = 0
+
+    def save(self, folder: Path) -> None:
+        (folder / "task.json").write_text("{}")
+
+    @property
+    def notes(self) -> list[str]:
+        return []
+
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(2, 1)
+
+    @property
+    def train_lengths(self) -> np.ndarray:
+        return np.arange(2, 10)
+
+    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
+        rows = torch.from_numpy(np.asarray(examples)).float()
+        mask = torch.from_numpy(np.arange(10)[None] < self.train_lengths[examples][:, None])
+        return {"x": torch.stack((rows, rows.cos()), dim=1), "y": rows.sin(), "attention_mask": mask}
+
+    def num_targets(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["x"])
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
+        self.num_losses += 1
+        errors = (model(batch["x"])[:, 0] - batch["y"]).square()
+        factor = self.bad_steps.get(self.num_losses, 1.0)
+        return LossSums(errors.sum() * factor, len(errors), (errors < 0.1).sum())
+
+    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
+        self.evaluated.append(model.weight.detach().clone())
+        return Evaluation({"Loss": 1.0, "F1": self.values[len(self.evaluated) - 1], "Diversity/distinct-1": 0.5})
+
+
+ToyTask.__abstractmethods__ = frozenset()  # what the trainer does not call is left out
+
+
+def toy(folder: Path, values: list[float], checkpoint=None, **settings) -> Trainer:
+    """A trainer with two steps an epoch."""
+    settings = {"batch_size": 4, "num_epochs": len(values), "attention_examples": 0, "learning_rate": 0.01} | settings
+    task = ToyTask(values)
+    folder.mkdir(exist_ok=True)
+    config = task.resolve(Config(**settings))
+    return Trainer(task, config, folder, CPU, task.build_model(), checkpoint)
+
+
+def last_checkpoint(trainer: Trainer):
+    return Checkpoints(trainer.folder / "checkpoints", 1).load_newest()
+
+
+def test_tags_steps_and_epochs(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 6)
+    trainer.fit()
+    train_tags = {
+        "Loss/train",
+        "Accuracy/train",
+        "Gradient_Norm/train",
+        "Learning_Rate",
+        "Throughput/tokens_per_second",
+    }
+    steps = {tag: [step for step, _ in series] for tag, series in scalar_series(tmp_path).items()}
+    # Every ten steps and at the end of each epoch, which has two.
+    assert steps == dict.fromkeys(train_tags | {"Loss/val", "F1/val", "Diversity/distinct-1"}, [2, 4, 6, 8, 10, 12])
+    assert {(r["step"], r["epoch"], r["stage"]) for r in records(tmp_path)} == {
+        (2 * epoch, float(epoch), stage) for epoch in range(1, 7) for stage in ("train", "validation")
+    }
+
+
+def test_a_record_every_ten_steps(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 3, batch_size=1, num_epochs=3)
+    trainer.fit()
+    assert [step for step, _ in scalar_series(tmp_path)["Loss/train"]] == [8, 10, 16, 20, 24]
+
+
+def test_recorded_loss_is_the_mean_over_all_targets_since_the_last_record(tmp_path):
+    """Rows in batches of 3, 3 and 2, without learning: the mean of an epoch is that over its 8 rows."""
+    trainer = toy(tmp_path, [1.0], batch_size=3, learning_rate=1e-12)
+    with torch.no_grad():
+        batch = trainer.task.train_batch(np.arange(8))
+        errors = (trainer.model(batch["x"])[:, 0] - batch["y"]).square()
+    trainer.fit()
+    found = {r["tag"]: r["value"] for r in records(tmp_path)}
+    assert found["Loss/train"] == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert found["Accuracy/train"] == pytest.approx(100 * (errors < 0.1).float().mean().item())
+    assert trainer.tokens_seen == sum(range(2, 10))
+
+
+def test_rate_and_norm_are_recorded_as_they_were_used(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 4, max_grad_norm=0.001)
+    norms = []
+    original = nn.utils.clip_grad_norm_
+
+    def clip(parameters, most):
+        parameters = list(parameters)
+        norms.append(float(torch.cat([p.grad.flatten() for p in parameters]).norm()))
+        return original(parameters, most)
+
+    with mock.patch.object(nn.utils, "clip_grad_norm_", clip):
+        trainer.fit()
+    series = scalar_series(tmp_path)
+    assert series["Gradient_Norm/train"] == [(step, pytest.approx(norms[step - 1], rel=1e-5)) for step in (2, 4, 6, 8)]
+    assert min(norms) > 0.01, "norms are those before clipping"
+    rates = [lr_at(step - 1, trainer.config, 8) for step in (2, 4, 6, 8)]
+    assert [rate for _, rate in series["Learning_Rate"]] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(("max_steps", "epochs", "last"), [(None, 3, 6), (4, 2, 4), (5, 3, 5), (1, 1, 1), (99, 3, 6)])
+def test_the_budget_is_the_smaller_one(tmp_path, max_steps, epochs, last):
+    trainer = toy(tmp_path, [1.0] * 3, max_steps=max_steps)
+    trainer.fit()
+    assert trainer.state.step == last
+    assert len(trainer.task.evaluated) == epochs
+    assert last_checkpoint(trainer).state["step"] == last
+
+
+def test_best_is_the_first_of_the_highest(tmp_path):
+    trainer = toy(tmp_path, [10.0, 30.0, 20.0, 30.0])
+    trainer.fit()
+    assert (trainer.state.best_value, trainer.state.best_step, trainer.state.bad_epochs) == (30.0, 4, 2)
+    assert torch.equal(load_tensors(tmp_path / "best" / "model.safetensors")["weight"], trainer.task.evaluated[1])
+    metrics = json.loads((tmp_path / "best" / "metrics.json").read_text())
+    assert metrics == {"step": 4, "epoch": 2.0, "Loss": 1.0, "F1": 30.0, "Diversity/distinct-1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("patience", "values", "num_epochs"),
+    [(1, [1.0, 2.0, 2.0, 9.0], 3), (2, [5.0, 1.0, 6.0, 1.0, 1.0, 9.0], 5), (0, [5.0, 1.0, 1.0, 1.0], 4)],
+)
+def test_early_stopping(tmp_path, capsys, patience, values, num_epochs):
+    trainer = toy(tmp_path, values, early_stopping_epochs=patience)
+    trainer.fit()
+    assert len(trainer.task.evaluated) == num_epochs
+    assert trainer.state.step == 2 * num_epochs
+    message = f"stopped early: F1 was best {patience} epochs ago"
+    assert (message in capsys.readouterr().out) == (patience > 0)
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path):
+    values = [5.0, 1.0, 1.0, 9.0]
+    toy(tmp_path, values, early_stopping_epochs=1).fit()
+    again = toy(tmp_path, values, last_checkpoint(toy(tmp_path, values)), early_stopping_epochs=1)
+    again.fit()
+    assert again.state.step == 4, "the same patience: it stays stopped"
+    patient = toy(tmp_path, values[2:], last_checkpoint(again), early_stopping_epochs=3, num_epochs=4)
+    patient.fit()
+    assert (patient.state.step, patient.state.best_value) == (8, 9.0)
+
+
+def test_plateau_halves_after_each_epoch_that_brings_nothing(tmp_path):
+    trainer = toy(tmp_path, [5.0, 6.0, 6.0, 7.0, 1.0, 2.0], schedule="plateau", warmup_share=0.0)
+    trainer.fit()
+    rates = [rate for _, rate in scalar_series(tmp_path)["Learning_Rate"]]
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025])
+
+
+def test_averaged_weights_are_evaluated_and_kept_and_the_others_trained_on(tmp_path):
+    trainer = toy(tmp_path, [1.0, 2.0], ema_decay=0.9)
+    plain = toy(tmp_path / "plain", [1.0, 2.0])
+    trainer.fit()
+    plain.fit()
+    assert torch.equal(trainer.model.weight, plain.model.weight), "averaging changes no update"
+    averaged = trainer.averaged.weights["weight"]
+    assert not torch.equal(averaged, trainer.model.weight)
+    assert torch.equal(trainer.task.evaluated[-1], averaged)
+    assert torch.equal(load_tensors(tmp_path / "best" / "model.safetensors")["weight"], averaged)
+    checkpoint = last_checkpoint(trainer)
+    assert torch.equal(checkpoint.weights["weight"], trainer.model.weight)
+    assert torch.equal(checkpoint.averaged["weight"], averaged)
+
+
+def test_lines_after_each_epoch(tmp_path, capsys):
+    toy(tmp_path, [12.345, 20.0]).fit()
+    first, second = capsys.readouterr().out.splitlines()
+    number, percent = r"[\d.]+", r"[\d.]+ %"
+    import re
+
+    pattern = f"epoch {{}}/2  loss {number} → {number}  accuracy {percent} → {percent}  Loss/val 1  F1/val {{}}"
+    assert re.fullmatch(pattern.format(1, "12.35|12.34"), first) or re.fullmatch(pattern.format(1, "12.3[45]"), first)
+    assert re.fullmatch(pattern.format(2, "20"), second)
+    after_first = re.search(f"→ ({number})", first)[1]
+    assert f"loss {after_first} →" in second
+
+
+# -- not finite ------------------------------------------------------------------------------------------------------
+
+
+def snapshot(trainer: Trainer) -> Iterator[Tensor]:
+    yield from (tensor.clone() for tensor in trainer.model.state_dict().values())
+    for state in trainer.optimizer.state.values():
+        yield from (tensor.clone() for tensor in state.values())
+    yield from (tensor.clone() for tensor in trainer.averaged.weights.values())
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(tmp_path, capsys, factor):
+    trainer = toy(tmp_path, [1.0] * 4, ema_decay=0.5)
+    trainer.task.bad_steps = {3: factor}
+    trainer._start_epoch()
+    for _ in range(2):
+        trainer.train_step()
+        trainer.state.step += 1
+    before = list(snapshot(trainer))
+    capsys.readouterr()
+    trainer.train_step()
+    assert all(torch.equal(one, other) for one, other in zip(before, snapshot(trainer), strict=True))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"step 3: loss {factor:.4g}, gradient norm ")
+    assert line.endswith("; the update is not made")
+    assert trainer.state.refused_in_a_row == 1
+    trainer.state.step += 1
+    trainer.train_step()
+    assert trainer.state.refused_in_a_row == 0
+    assert not torch.equal(before[0], next(iter(snapshot(trainer))))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path, capsys, value):
+    """The loss may be finite where its gradient is not."""
+    trainer = toy(tmp_path, [1.0], ema_decay=0.5)
+    before = list(snapshot(trainer))
+    hook = trainer.model.bias.register_hook(lambda gradient: gradient * value)
+    trainer._start_epoch()
+    trainer.train_step()
+    hook.remove()
+    assert all(torch.equal(one, other) for one, other in zip(before, snapshot(trainer), strict=True))
+    assert f"gradient norm {value:.4g}; the update is not made" in capsys.readouterr().out
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_refused_steps_count_in_no_mean_and_are_null_in_the_records(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 2)
+    trainer.task.bad_steps = {2: math.nan}
+    trainer.fit()
+    found = {(r["step"], r["tag"]): r["value"] for r in records(tmp_path)}
+    assert found[2, "Gradient_Norm/train"] is None
+    assert math.isfinite(found[2, "Loss/train"])
+    assert math.isfinite(found[4, "Gradient_Norm/train"])
+
+
+def test_five_in_a_row_end_the_run_and_no_file_holds_a_nan(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 9, ema_decay=0.5, save_every_steps=1, keep_checkpoints=100)
+    trainer.task.bad_steps = {2: math.nan} | dict.fromkeys(range(6, 20), math.nan)
+    message = r"^step 10: 5 updates in a row were not finite; lower --learning_rate \(0\.01\), raise --warmup_share, or"
+    with pytest.raises(HimError, match=message):
+        trainer.fit()
+    files = list(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 3 * 9 + 1
+    for path in files:
+        assert all(torch.isfinite(tensor).all() for tensor in load_tensors(path).values()), path
+    # What was recorded up to then is on the disk: it shows why.
+    assert [r["value"] for r in records(tmp_path) if r["tag"] == "Gradient_Norm/train"][-1] is None
+
+
+def test_four_in_a_row_do_not(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 6)
+    trainer.task.bad_steps = dict.fromkeys([1, 2, 3, 4, 6, 7, 8, 9], math.nan)
+    trainer.fit()
+    assert trainer.state.step == 12
+
+
+# -- state -----------------------------------------------------------------------------------------------------------
+
+
+def test_state_survives_json():
+    state = LoopState(step=7, best_value=0.1 + 0.2, best_step=4, bad_epochs=1, plateau_reductions=2)
+    state.since_log["Loss"].add(1 / 3, 3)
+    state.since_epoch["Accuracy"].add(2.0, 3)
+    state.epoch_before = {"Loss": 1 / 7}
+    assert LoopState.from_dict(json.loads(json.dumps(state.to_dict()))).to_dict() == state.to_dict()
+    assert LoopState.from_dict(LoopState().to_dict()).to_dict() == LoopState().to_dict()
+
+
+def test_other_training_data_is_refused(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 2)
+    trainer.fit()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with (
+        mock.patch.object(ToyTask, "train_lengths", np.arange(3, 11)),
+        pytest.raises(CheckpointError, match="was made with other training data; restore the data, or start a new run"),
+    ):
+        toy(tmp_path, [1.0] * 4, last_checkpoint(trainer))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    trainer = toy(tmp_path, [1.0] * 2)
+    trainer.fit()
+    checkpoint = last_checkpoint(trainer)
+    checkpoint.weights["weight"] = torch.zeros(3, 3)
+    with pytest.raises(
+        CheckpointError, match=r"the checkpoint: weight has shape \[3, 3\], this model has \[1, 2\]; restore"
+    ):
+        toy(tmp_path, [1.0] * 4, checkpoint)
