@@ -336,6 +336,7 @@ class ForkedMain:
         listen_to_ctrl_c()
         sys.argv = ["main.py", *map(str, arguments)]
         sys.stdout, sys.stderr = (os.fdopen(each, "w", encoding="utf-8") for each in (out, err))
+        threading.excepthook = threading.__excepthook__  # pytest's keeps the errors of threads to itself
         hook()
         return run_command(main.main, "main.py")
 

@@ -11,12 +11,13 @@ import torch
 
 import him
 from him.config import Config
+from him.data import squad_prepared
 from him.data.squad_json import read_squad
 from him.errors import CheckpointError
 from him.metrics.squad import squad_scores, squad_v2_scores
 from him.model.question_answering import FORBIDDEN_LOGIT, SpanOutput
 from him.predict import Predictor
-from him.tasks import squad, squad_answers
+from him.tasks import squad_answers
 from him.tasks.squad import SquadTask
 from him.tasks.squad_answers import span_loss
 from tests.small_runs import trained_run
@@ -244,7 +245,7 @@ def test_label_smoothing_is_for_training_only(settings):
 def test_prepared_data_is_used_again(settings, tmp_path):
     config = SquadTask.resolve(Config(**{**settings, "cache_dir": str(tmp_path)}))
     first = SquadTask.prepare(config)
-    with mock.patch.object(squad, "build_features", side_effect=AssertionError("built again")):
+    with mock.patch.object(squad_prepared, "build_features", side_effect=AssertionError("built again")):
         second = SquadTask.prepare(config)
         with pytest.raises(AssertionError, match="built again"):
             SquadTask.prepare(SquadTask.resolve(Config(**{**settings, "cache_dir": str(tmp_path), "doc_stride": 16})))

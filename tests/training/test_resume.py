@@ -1,5 +1,6 @@
 """A run that was killed, interrupted or ran out of space goes on exactly as if nothing had happened."""
 
+import errno
 import json
 import os
 import random
@@ -123,7 +124,12 @@ def test_five_kills_from_the_command_line(straight, settings):
         {"norm_first": False, "schedule": "plateau", "learning_rate": 1e-7, "warmup_share": 0.0},
         {"early_stopping_epochs": 1, "attention_dropout": 0.1, "positions": "learned", "eval_every_steps": 5},
     ],
-    ids=["post-LN, EMA", "pre-LN, EMA, accumulation", "post-LN, plateau", "pre-LN, early stopping, evaluation within epochs"],
+    ids=[
+        "post-LN, EMA",
+        "pre-LN, EMA, accumulation",
+        "post-LN, plateau",
+        "pre-LN, early stopping, evaluation within epochs",
+    ],
 )
 def test_two_kills(settings, more, tmp_path):
     """The same in forks of this process, which is quicker."""
@@ -276,6 +282,26 @@ def test_a_disk_that_fills_up_harms_nothing(straight, settings, size):
     assert not list(run.rglob(".*"))
     finished = call_main("--resume", run)
     assert (finished.status, finished.err) == (0, "")
+    assert_same_run(run, straight)
+
+
+def test_a_disk_that_is_full_for_tensorboard(straight, settings):
+    """Its writer meets the full disk in a thread of its own, whose traceback nobody needs."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    write = RecordWriter.write
+
+    def full(writer: RecordWriter, data: bytes) -> None:
+        if b"F1/val" in data and b"hparams" not in data:
+            raise OSError(errno.ENOSPC, "No space left on device", "events")
+        write(writer, data)
+
+    run = Path(settings["output_dir"]) / "full for tensorboard"
+    finished = ForkedMain(
+        flags({**settings, "run_name": run.name}), lambda: setattr(RecordWriter, "write", full)
+    ).finish()
+    assert_one_line(finished, "no space to write it", "go on with --resume")
+    assert call_main("--resume", run).status == 0
     assert_same_run(run, straight)
 
 
