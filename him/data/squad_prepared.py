@@ -59,15 +59,18 @@ def prepare_squad(
     folder = cache_dir / f"squad-{fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)}"
     try:
         return _load(folder)
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError):  # not there, or damaged
-        shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        if (
+            folder / "train"
+        ).is_dir():  # written last: complete, and damaged; without it another process may be writing
+            shutil.rmtree(folder, ignore_errors=True)
     tokenizer = train_tokenizer(_texts(train), vocab_size) if given is None else given
     train_features, rarity = build_features(train, tokenizer, max_seq_len, doc_stride, None)
     validation_features, _ = build_features(validation, tokenizer, max_seq_len, doc_stride, rarity)
     save_columns(folder / "validation", validation_features.to_columns(), {})
     texts = {"tokenizer.json": tokenizer.to_str(), "rarity.json": json.dumps(rarity.to_json())}
     save_columns(folder / "train", train_features.to_columns(), texts)
-    return _load(folder)
+    return PreparedSquad(tokenizer, rarity, train_features, validation_features)
 
 
 def _load(folder: Path) -> PreparedSquad:
