@@ -112,6 +112,9 @@ class TrainingOptions:
     batch_size: int | None = option(None, "examples per optimizer step [the task's own]", low=1)
     micro_batch_size: int | None = option(None, "examples per forward pass; the rest is accumulated", low=1)
     eval_every_steps: int | None = option(None, "also evaluate every N steps (always: each epoch)", low=1)
+    micro_batch_tokens: int | None = option(
+        None, "tokens per forward pass, padding included; the rest is accumulated (none: 6144 on a CPU)", low=1
+    )
     early_stopping_epochs: int = option(0, "stop when the best epoch is this many epochs ago; 0 is off", low=0)
     save_every_steps: int | None = option(None, "also save a checkpoint every N steps (always: each epoch)", low=1)
     keep_checkpoints: int = option(2, "checkpoints kept for resuming", low=1)

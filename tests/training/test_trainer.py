@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 from unittest import mock
 
@@ -431,3 +432,22 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         CheckpointError, match=r"the checkpoint: weight has shape \[3, 3\], this model has \[1, 2\]; restore"
     ):
         toy(tmp_path, [1.0] * 4, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "given, longest, expected",
+    [
+        ({}, 100, 8),
+        ({"micro_batch_size": 3}, 100, 3),
+        ({"micro_batch_tokens": 450}, 100, 4),
+        ({"micro_batch_tokens": 450, "micro_batch_size": 3}, 100, 3),
+        ({"micro_batch_tokens": 50}, 100, 1),
+        ({}, 2000, 3),  # 6144 tokens on a CPU
+    ],
+)
+def test_long_batches_are_cut(given, longest, expected):
+    trainer = object.__new__(Trainer)
+    trainer.config = Config(batch_size=8, **given)
+    trainer.compute = Compute(torch.device("cpu"), bf16=False)
+    trainer.task = SimpleNamespace(train_lengths=np.array([10] * 7 + [longest]))
+    assert trainer._micro_batch_size(np.arange(8)) == expected
