@@ -99,7 +99,7 @@ def check_one_line(error: pytest.ExceptionInfo) -> None:
         ),
         ({"dataset": "json"}, '--dataset "json" is not sample, a folder, or owner/name'),  # a reader of `datasets`
         ({"dataset": "a/b/c"}, '--dataset "a/b/c" is not'),
-        ({"dataset": "../x"}, '--dataset "../x" is not'),
+        ({"dataset": "../no-such-folder"}, '--dataset "../no-such-folder" is not'),
         ({"dataset": "bad name!\n"}, r'--dataset "bad name!\\n" is not'),
     ],
 )
