@@ -141,9 +141,4 @@ def last_pieces(words: np.ndarray) -> np.ndarray:
     return np.concatenate((words[1:] != words[:-1], np.ones(1, bool)))
 
 
-def context_start(batch_row_word_ids: np.ndarray) -> int:
-    """Place of the first context piece in a row of `word_ids`."""
-    return int(np.argmax(batch_row_word_ids >= 0))
-
-
 assert NUM_SPECIAL == 3, "the sequence layout above counts three special tokens"

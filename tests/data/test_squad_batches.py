@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from him.data.lexical import QUESTION_CLASSES, SCALARS, SHAPES
-from him.data.squad_batches import SquadBatches, context_start, first_pieces, last_pieces
+from him.data.squad_batches import SquadBatches, first_pieces, last_pieces
 from him.data.squad_features import build_features
 
 SPECIAL_IDS = (0, 2, 3)
@@ -186,4 +186,3 @@ def test_first_and_last_pieces():
     words = np.array([0, 0, 1, 2, 2, 2])
     assert first_pieces(words).tolist() == [True, False, True, True, False, False]
     assert last_pieces(words).tolist() == [False, True, True, False, False, True]
-    assert context_start(np.array([-1, -1, 4, 5, -1])) == 2
