@@ -13,7 +13,6 @@ import numpy as np
 from datasets import Dataset
 from tokenizers import Tokenizer
 
-from him.benchmark.prepare import training_data
 from him.benchmark.rounds import Spread, ratios
 from him.benchmark.run_qa import map_features, squad_dataset, wrap_tokenizer
 from him.benchmark.turn import cpu_name
@@ -22,6 +21,7 @@ from him.data.cache import save_columns
 from him.data.squad_batches import SquadBatches
 from him.data.squad_features import SquadFeatures, build_features, cut_windows, find_spans
 from him.data.squad_json import SquadData
+from him.tasks.squad import load_splits
 from him.tokenization import CLS, PAD, SEP, encode_texts, load_tokenizer, special_id, train_tokenizer
 
 WINDOWS_AT_ONCE = 256
@@ -66,7 +66,7 @@ def compare_features(config: Config, num_rounds: int) -> dict[str, Any]:
     Raises:
         ConfigError, DataError: a setting is wrong, or the data cannot be had.
     """
-    data = training_data(config)
+    data = load_splits(config).train
     tokenizer = _tokenizer(config, data)
     speeds: dict[str, list[float]] = {name: [] for name in LABELS}
     with tempfile.TemporaryDirectory(prefix="him-benchmark-") as name:

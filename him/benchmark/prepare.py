@@ -7,9 +7,7 @@ import numpy as np
 
 from him.benchmark.run_qa import map_features, squad_dataset, wrap_tokenizer
 from him.config import Config
-from him.data.sources import load_squad
-from him.data.squad_json import SquadData
-from him.tasks.squad import SquadTask
+from him.tasks.squad import SquadTask, load_splits
 
 
 def prepare(config: Config, folder: Path) -> dict[str, Any]:
@@ -20,7 +18,7 @@ def prepare(config: Config, folder: Path) -> dict[str, Any]:
     """
     tokenizer = SquadTask.prepare(config).tokenizer
     tokenizer.save(str(folder / "tokenizer.json"))
-    train = training_data(config)
+    train = load_splits(config).train
     raw, wrapped = squad_dataset(train, folder / "raw"), wrap_tokenizer(tokenizer)
     for name in ("padded", "unpadded"):
         features = map_features(raw, wrapped, config.max_seq_len, config.doc_stride, padded=name == "padded")
@@ -33,15 +31,3 @@ def prepare(config: Config, folder: Path) -> dict[str, Any]:
         "mean_tokens": round(float(lengths.mean()), 1),
         "vocab_size": tokenizer.get_vocab_size(),
     }
-
-
-def training_data(config: Config) -> SquadData:
-    """The questions that a run with these settings trains on."""
-    splits = load_squad(
-        train_files=config.train_file,
-        validation_file=config.validation_file,
-        dataset=config.dataset,
-        seed=config.seed,
-        sample_size=config.sample_size,
-    )
-    return splits.train
