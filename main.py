@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from him.command_line import metric_table, run_command
-from him.config import Config, build_parser, parse_command_line
+from him.config import Config
+from him.flags import build_parser, parse_command_line
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,

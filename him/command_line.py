@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from him.config import Parser
 from him.errors import HimError
+from him.flags import Parser
 from him.training.files import NO_SPACE
 
 EXPECTED = (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)

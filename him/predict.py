@@ -1,5 +1,6 @@
 """A finished run as something that answers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,12 @@ class Predictor:
         self.model.to(self.compute.device).eval()
 
     def predict(self, **inputs: Any) -> Any:
-        """Answers one input: `question` and `context` for squad."""
+        """Answers one input: `question` and `context` for squad, `text` for summarization and lm."""
         return self.task.predict(self.model, self.compute, **inputs)
+
+    def stream(self, **inputs: Any) -> Iterator[str] | None:
+        """Answers one input piece by piece, or None where that cannot be (see `Task.stream`)."""
+        return self.task.stream(self.model, self.compute, **inputs)
 
     def predict_file(self, path: str) -> dict[str, Any]:
         """Answers by id for a file of the task's format."""

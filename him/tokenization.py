@@ -1,15 +1,12 @@
-"""Tokenizers: trained on the task's own text or loaded, and texts turned into ids with character offsets.
-
-WordPiece as in Devlin et al. 2018 (arXiv:1810.04805), through the `tokenizers` package.
-"""
+"""Tokenizers of the `tokenizers` package: loaded, and used to turn texts into ids with character offsets and back."""
 
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+import numpy as np
+from tokenizers import Tokenizer
 
 from him.errors import CheckpointError, ConfigError
 from him.ragged import Ragged
@@ -18,41 +15,8 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]",
 # Names by which other families call the same roles.
 OTHER_NAMES = {PAD: ("<pad>",), UNK: ("<unk>",), CLS: ("<s>",), SEP: ("</s>",), MASK: ("<mask>",)}
 
-MAX_ALPHABET = 1000  # rarer characters become [UNK]
+TEXTS_AT_ONCE = 1024
 HUB_SECONDS = 8.0  # the longest wait for a sign of life of the hub
-
-
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Trains a lower-casing WordPiece tokenizer; the same texts give the same tokenizer.
-
-    On 6,618 SQuAD questions, 8,000 pieces gave the F1 of BERT's 30,522 with less than half the parameters.
-    """
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    counts = Counter()
-    for text in texts:
-        counts.update(normalizer.normalize_str(text))
-    common = sorted(counts, key=lambda character: (-counts[character], character))[:MAX_ALPHABET]
-    alphabet = sorted(character for character in common if not character.isspace())
-    # The trainer numbers the pieces "##a", "##b", ... in the order of a hash map that differs from process to process,
-    # and breaks ties between merges by number. Named as special tokens, they have their numbers before it starts.
-    continuations = [f"##{character}" for character in alphabet]
-    scratch = Tokenizer(models.WordPiece(unk_token=UNK))
-    scratch.normalizer = normalizer
-    scratch.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*SPECIAL_TOKENS, *continuations],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=False,
-    )
-    scratch.train_from_iterator(texts, trainer)
-    tokenizer = Tokenizer(models.WordPiece(scratch.get_vocab(), unk_token=UNK))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    return tokenizer
 
 
 def load_tokenizer(name_or_path: str) -> Tokenizer:
@@ -123,6 +87,24 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
     raise ConfigError(f"--tokenizer: it has no {token} token; use one of the BERT or RoBERTa families")
 
 
+def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that takes "[SEP]" and the like within a text for ordinary text; the setting is not saved with it."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.encode_special_tokens = True
+    return copy
+
+
+def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+    """The text of ids, without special tokens; bytes that are no UTF-8 become U+FFFD."""
+    special = {
+        id
+        for name in SPECIAL_TOKENS
+        for token in (name, *OTHER_NAMES[name])
+        if (id := tokenizer.token_to_id(token)) is not None
+    }
+    return tokenizer.decode([id for id in map(int, ids) if id not in special])
+
+
 @dataclass(frozen=True)
 class EncodedTexts:
     """Texts as pieces, without special tokens; a row is a text, an element a piece.
@@ -153,6 +135,15 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> EncodedTexts:
         ends=Ragged.from_rows([[end for _, end in row] for row in spans], "int32"),
         words=Ragged.from_rows([_without_gaps(encoding.word_ids) for encoding in encodings], "int32"),
     )
+
+
+def encode_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
+    """The int32 ids of texts without special tokens; some at a time, because the package keeps 100 bytes a token."""
+    rows = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        found = tokenizer.encode_batch_fast(list(texts[start : start + TEXTS_AT_ONCE]), add_special_tokens=False)
+        rows += [np.array(encoding.ids, np.int32) for encoding in found]
+    return Ragged.from_arrays(rows)
 
 
 def _without_gaps(word_ids: Sequence[int]) -> list[int]:

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.benchmark.turn import CONTESTANTS  # noqa: E402
 from him.command_line import print_json, run_command  # noqa: E402
-from him.config import Config, Parser  # noqa: E402
+from him.config import Config  # noqa: E402
 from him.errors import ConfigError  # noqa: E402
+from him.flags import Parser, add_settings  # noqa: E402
 
 DATA_FLAGS = ("train_file", "dataset", "sample_size", "tokenizer", "vocab_size", "max_seq_len", "doc_stride", "seed")
 MODEL_FLAGS = ("num_encoder_layers", "embed_dim", "num_heads", "dim_feedforward", "batch_size")
@@ -34,7 +35,7 @@ def build_parser() -> Parser:
     train = commands.add_parser("train", help="the training step", allow_abbrev=False)
     features = commands.add_parser("features", help="building the features", allow_abbrev=False)
     for command, names in ((train, DATA_FLAGS + MODEL_FLAGS + MACHINE_FLAGS), (features, DATA_FLAGS)):
-        add_settings(command, names)
+        add_settings(command, names, OWN_HELP)
         command.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of each [3]")
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     train.add_argument(
@@ -48,15 +49,6 @@ def build_parser() -> Parser:
     ):
         train.add_argument(f"--{flag}", type=count, default=default, metavar="N", help=f"{text} [{default}]")
     return parser
-
-
-def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
-    """Flags for fields of `Config`, which converts and checks them."""
-    known = {each.name: each for each in fields(Config)}
-    for name in names:
-        plural = {"nargs": "+"} if known[name].default == () else {}
-        text = OWN_HELP.get(name, known[name].metadata["help"]).replace("%", "%%")
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="VALUE", help=text, **plural)
 
 
 def count(text: str) -> int:

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.command_line import print_json, run_command  # noqa: E402
 from him.comparison import draw_curves, read_curve  # noqa: E402
-from him.config import Parser  # noqa: E402
 from him.errors import ConfigError  # noqa: E402
+from him.flags import Parser  # noqa: E402
 
 
 def main() -> None:

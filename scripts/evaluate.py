@@ -1,26 +1,41 @@
 """Measures a trained run on a file of its task's format: `python scripts/evaluate.py RUN --file FILE`."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.command_line import metric_table, print_json, run_command, use_parser  # noqa: E402
+from him.errors import ConfigError  # noqa: E402
+from him.flags import add_settings  # noqa: E402
+from him.options import GenerationOptions  # noqa: E402
+
+OF_DATA = ("document_field", "summary_field", "validation_size", "eval_stride", "eval_samples")
+SETTINGS = (*(each.name for each in fields(GenerationOptions)), *OF_DATA)
 
 
 def main() -> None:
     parser = use_parser("evaluate.py", __doc__)
-    parser.add_argument("--file", required=True, help="data with answers, in SQuAD JSON")
-    parser.add_argument("--output", help="also write the predictions there, in the official format")
+    parser.add_argument("--file", required=True, help="SQuAD JSON; JSONL, CSV or Parquet with summaries; text for lm")
+    parser.add_argument("--output", help="also write the predictions there (squad: in the official format)")
+    add_settings(parser, SETTINGS)
     arguments = parser.parse_args()
 
     from him.predict import load
 
-    predictor = load(arguments.run, device=arguments.device, num_threads=arguments.num_threads)
+    changes = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
+    # What the run was validated on was its own choice; this file is measured whole if nothing else is said.
+    changes.setdefault("validation_size", None)
+    predictor = load(arguments.run, device=arguments.device, num_threads=arguments.num_threads, **changes)
+    if arguments.output is not None and not Path(arguments.output).parent.is_dir():
+        raise ConfigError(f"--output {arguments.output}: there is no such folder; make it first")
     evaluation = predictor.evaluate(arguments.file)
     if arguments.output is not None:
         from him.training.files import write_json
 
+        if not evaluation.predictions:
+            raise ConfigError("--output with --eval_samples 0: nothing was written; leave one of them out")
         write_json(Path(arguments.output), evaluation.predictions["predictions.json"])
     if arguments.json:
         print_json({"run": arguments.run, "file": arguments.file, "metrics": evaluation.metrics})

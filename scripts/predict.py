@@ -1,83 +1,113 @@
-"""Answers questions with a trained run.
+"""Uses a trained run.
 
-python scripts/predict.py RUN --question "Who ...?" --context "..."
-python scripts/predict.py RUN --file questions.json        all questions of a file in SQuAD JSON
-python scripts/predict.py RUN                              asks for a context and questions
+python scripts/predict.py RUN --question "Who ...?" --context "..."     a squad run answers
+python scripts/predict.py RUN --text "..."                              summarizes, or continues a text
+python scripts/predict.py RUN --file FILE [--json]                      all of a file of the task's format
+python scripts/predict.py RUN --example                                 on built-in data
+python scripts/predict.py RUN                                           asks at the terminal
 """
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.command_line import print_json, run_command, use_parser  # noqa: E402
 from him.errors import ConfigError  # noqa: E402
+from him.flags import Parser, add_settings  # noqa: E402
+from him.options import GenerationOptions  # noqa: E402
+
+INPUTS = ("question", "context", "text")
+OTHER_SETTINGS = ("document_field", "summary_field", "seed")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
+    """The flags."""
     parser = use_parser("predict.py", __doc__)
-    parser.add_argument("--question", help="a question; needs --context")
-    parser.add_argument("--context", help="the text that the answer is a part of")
-    parser.add_argument("--file", help="questions in SQuAD JSON; answers in it are not needed")
-    parser.add_argument("--example", action="store_true", help="a question of the built-in data")
+    parser.add_argument("--question", help="squad: a question")
+    parser.add_argument("--context", help="squad: the text that answers it")
+    parser.add_argument("--text", help="a document to summarize, or a text to go on with")
+    parser.add_argument("--file", help="squad: SQuAD JSON; summarization: JSONL, CSV or Parquet; lm: text or JSONL")
+    parser.add_argument("--example", action="store_true", help="an example of the built-in data")
+    add_settings(parser.add_argument_group("generating text"), [each.name for each in fields(GenerationOptions)])
+    add_settings(parser, OTHER_SETTINGS)
     return parser
 
 
 def main() -> None:
-    arguments = build_parser().parse_args()
-    if (arguments.question is None) != (arguments.context is None):
-        raise ConfigError("--question and --context belong together; give both, or --file FILE, or none to be asked")
+    parser = build_parser()
+    arguments = parser.parse_args()
+    given = {name: getattr(arguments, name) for name in INPUTS if getattr(arguments, name) is not None}
+    if (given != {}) + (arguments.file is not None) + arguments.example > 1:
+        raise ConfigError("--file, --example and a text of one's own are three ways; use one of them")
 
     from him.predict import load
 
-    predictor = load(arguments.run, device=arguments.device, num_threads=arguments.num_threads)
+    predictor = load(arguments.run, device=arguments.device, num_threads=arguments.num_threads, **changes(arguments))
+    wanted = predictor.task.inputs
+    if given and set(given) != set(wanted):
+        flags = " and ".join(f"--{name}" for name in wanted)
+        raise ConfigError(f"{arguments.run} is a {predictor.task.name} run, which takes {flags}; give just that")
     if arguments.file is not None:
         answers = predictor.predict_file(arguments.file)
         if arguments.json:
             print_json({id: asdict(answer) for id, answer in answers.items()})
         else:
             for id, answer in answers.items():
-                print(f"{id}\t{_line(answer)}")
-    elif arguments.question is not None:
-        _show(predictor.predict(question=arguments.question, context=arguments.context), arguments.json)
+                print(f"{id}\t{' '.join(predictor.task.line(answer).split())}")
+    elif given:
+        show(predictor, given, arguments.json)
     elif arguments.example:
-        question, context = predictor.task.example_inputs().values()
-        print(f"{context}\n\n{question}")
-        _show(predictor.predict(question=question, context=context), arguments.json)
+        example = predictor.task.example_inputs()
+        if not arguments.json:
+            print("\n\n".join(reversed(example.values())))
+        show(predictor, example, arguments.json)
     else:
-        _ask(predictor)
+        ask(predictor)
 
 
-def _ask(predictor) -> None:
-    """Reads a context and questions about it from the terminal until an empty line or the end of the input."""
-    if not (context := _read("context: ")):
+def changes(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings that were given."""
+    names = [*(each.name for each in fields(GenerationOptions)), *OTHER_SETTINGS]
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def show(predictor, inputs: dict[str, str], as_json: bool) -> None:
+    """Prints the answer to one input, as it is made where that can be."""
+    if as_json:
+        print_json(asdict(predictor.predict(**inputs)))
         return
-    while question := _read("question: "):
-        _show(predictor.predict(question=question, context=context), as_json=False)
+    pieces = predictor.stream(**inputs)
+    if pieces is None:
+        line = predictor.task.line(predictor.predict(**inputs))
+        print(f"→ {line}")
+        return
+    print("→ ", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
-def _read(prompt: str) -> str:
+def ask(predictor) -> None:
+    """Reads inputs from the terminal until an empty line or the end of the input; what is read once stays."""
+    *once, often = sorted(predictor.task.inputs)
+    given = {}
+    for name in once:
+        given[name] = read(f"{name}: ")
+        if not given[name]:
+            return
+    while text := read(f"{often}: "):
+        show(predictor, {**given, often: text}, as_json=False)
+
+
+def read(prompt: str) -> str:
+    """A line from the terminal."""
     try:
         return input(prompt if sys.stdin.isatty() else "").strip()
     except EOFError:
         return ""
-
-
-def _show(answer, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(answer))
-    else:
-        print(f"→ {_line(answer)}")
-
-
-def _line(answer) -> str:
-    said = answer.text if answer.answerable else f"no answer, or at best: {answer.text}"
-    return (
-        f"{said}  (score {answer.score:.3f}, characters {answer.start} to {answer.end}, "
-        f"no answer {answer.no_answer_probability:.3f})"
-    )
 
 
 if __name__ == "__main__":

@@ -84,6 +84,65 @@ def with_impossible(document: dict) -> dict:
     return {"version": "v2.0", "data": [{"title": "first", "paragraphs": made}]}
 
 
+# -- tasks that write text ---------------------------------------------------------------------------------------------
+
+WRITING: dict[str, dict[str, Any]] = {
+    "summarization": {"max_seq_len": 128, "max_target_len": 32, "num_beams": 2, "eval_samples": 4},
+    "lm": {"max_seq_len": 64, "eval_samples": 3},
+}
+
+
+def write_jsonl(path: Path, records: Sequence[Any]) -> Path:
+    """Writes one JSON value a line."""
+    path.write_text("".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records), encoding="utf-8")
+    return path
+
+
+@cache
+def sample_texts() -> tuple[list[str], list[str]]:
+    """Some built-in documents for language modelling, two paragraphs of each."""
+    from him.data.sample import text_sample
+
+    return tuple(["\n\n".join(text.split("\n\n")[:3]) for text in part] for part in text_sample(0, 40, 12))
+
+
+def writing_settings(task_type: str, folder: Path, num_train: int = 48, num_validation: int = 8) -> dict[str, Any]:
+    """As `small_settings`, for summarization (JSONL files) or lm (a folder of text files and one file)."""
+    from him.data.sample import summarization_sample
+
+    settings = {name: value for name, value in SETTINGS.items() if name != "doc_stride"}
+    settings |= WRITING[task_type] | {"task_type": task_type, "batch_size": 16}
+    settings |= {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "runs")}
+    if task_type == "summarization":
+        parts = zip(("train", "validation"), summarization_sample(0, num_train, num_validation), strict=True)
+        files = {f"{name}_file": str(write_jsonl(folder / f"{name}.jsonl", records)) for name, records in parts}
+        return settings | files
+    train, validation = sample_texts()
+    corpus = folder / "corpus"
+    for number, text in enumerate(train[: max(1, num_train // 2)]):
+        path = corpus / f"{number % 2}" / f"{number:02}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    (folder / "validation.txt").write_text("\n\n".join(validation[:num_validation]), encoding="utf-8")
+    return settings | {"corpus_dir": str(corpus), "validation_file": str(folder / "validation.txt")}
+
+
+@cache
+def trained_writer(task_type: str) -> tuple[dict[str, Any], Path]:
+    """Settings of a run on a task that writes text and has learned a little, and its folder; one for all test files."""
+    import him
+
+    folder = tempfile.TemporaryDirectory()
+    weakref.finalize(trained_writer, folder.cleanup)
+    place = Path(folder.name)
+    more = {"num_epochs": 3, "learning_rate": 0.003, "precision": "fp32", "run_name": "run", "bertscore_samples": 2}
+    more |= {"attention_examples": 2, "attention_dir": str(place / "pictures")}
+    settings = writing_settings(task_type, place, num_train=96, num_validation=10) | more
+    with redirect_stdout(io.StringIO()):
+        run = him.train(him.Config(**settings))["run"]
+    return settings, Path(run)
+
+
 @cache
 def trained_run(version: int = 1) -> tuple[dict[str, Any], Path]:
     """Settings of a run on SQuAD 1.1 or 2.0 that has learned something, and its folder; one for all test files.
@@ -129,13 +188,25 @@ def flags(settings: dict[str, Any]) -> list[str]:
 def call_main(*arguments: str | Path) -> Finished:
     """`main.py` inside this process: for what a process of its own would not show better."""
     import main
+
+    return _call(main.main, "main.py", arguments)
+
+
+def call_script(name: str, *arguments: str | Path, typed: str = "") -> Finished:
+    """A script of `scripts/` inside this process, such as `predict.py`; `typed` is what it reads at the terminal."""
+    script = runpy.run_path(str(ROOT / "scripts" / name))
+    with mock.patch.object(sys, "stdin", io.StringIO(typed)):
+        return _call(script["main"], name, arguments)
+
+
+def _call(command: Callable[[], int | None], prog: str, arguments: Sequence[str | Path]) -> Finished:
     from him.command_line import run_command
 
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    argv = ["main.py", *map(str, arguments)]
+    argv = [prog, *map(str, arguments)]
     with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
         try:
-            status = run_command(main.main, "main.py")
+            status = run_command(command, prog)
         except SystemExit as stop:  # --help
             status = stop.code or 0
     texts = (stream.buffer.getvalue().decode("utf-8") for stream in (out, err))
@@ -173,12 +244,12 @@ def run_main(*arguments: str | Path, timeout: float = 120, **options: Any) -> Fi
     return Finished(process.returncode, out, err)
 
 
-def assert_one_line(finished: Finished, *parts: str) -> None:
+def assert_one_line(finished: Finished, *parts: str, prog: str = "main.py") -> None:
     """An expected error: exit status 2 and one line on stderr that holds all `parts`, no traceback anywhere."""
     assert finished.status == 2, finished
     assert "Traceback" not in finished.out + finished.err, finished.err
     (line,) = finished.err.splitlines()
-    assert line.startswith("main.py: error: "), line
+    assert line.startswith(f"{prog}: error: "), line
     for part in parts:
         assert part in line, (part, line)
 
@@ -225,8 +296,9 @@ def new_trainer(settings: dict[str, Any], run: Path) -> "Trainer":
     from him.tasks import task_class
     from him.training.trainer import Trainer
 
-    cls = task_class("squad")
-    config = cls.resolve(Config(**settings))
+    config = Config(**settings)
+    cls = task_class(config.task_type)
+    config = cls.resolve(config)
     compute = choose_compute(config)
     task = cls.prepare(config)
     torch.manual_seed(config.seed)

@@ -22,7 +22,7 @@ from him.config import Config
 from him.data.squad_features import build_features
 from him.data.squad_json import squad_from_document
 from him.errors import ConfigError
-from him.tokenization import train_tokenizer
+from him.tokenizer_training import train_tokenizer
 from tests.small_runs import ROOT, first_paragraphs, sample_documents
 
 CPU = Compute(torch.device("cpu"), bf16=False)

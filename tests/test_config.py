@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from him.config import Config, build_parser, field_names, parse_command_line
+from him.config import Config, field_names, kind_of
 from him.errors import CheckpointError, ConfigError, HimError
-from him.tasks import task_class
+from him.flags import build_parser, parse_command_line
+from him.tasks import TASKS, task_class
 from him.tasks.base import DEFAULTS
 
 # The flags of the design: value when nobody says anything, and other names. None: none, or the task's own.
@@ -30,7 +31,11 @@ FLAGS = {
     "corpus_dir": (None,),
     "sample_size": (None,),
     "tokenizer": (None,),
-    "max_seq_len": (384,),
+    "max_seq_len": (None, "seq_len"),
+    "vocab_size": (None,),
+    "copy_head": (True,),
+    "optimizer": (None,),
+    "num_beams": (None,),
     "doc_stride": (128,),
     "max_answer_words": (15,),
     "learning_rate": (1e-3,),
@@ -52,7 +57,7 @@ FLAGS = {
     "run_name": (None,),
     "attention_dir": ("attention_visualizations",),
 }
-BOOLEANS = [each.name for each in fields(Config) if each.type is bool]
+BOOLEANS = [each.name for each in fields(Config) if kind_of(each)[0] is bool]
 
 
 def parse(line: str) -> tuple[dict, str | None]:
@@ -61,6 +66,12 @@ def parse(line: str) -> tuple[dict, str | None]:
 
 def config_of(line: str) -> Config:
     return Config(**parse(line)[0])
+
+
+def reader_of(name: str) -> str:
+    """A task that reads a setting."""
+    (each,) = (each for each in fields(Config) if each.name == name)
+    return each.metadata.get("tasks", ("squad",))[0]
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -75,18 +86,18 @@ def test_default(name):
 
 @pytest.mark.parametrize(("name", "alias"), [(name, alias) for name, row in FLAGS.items() for alias in row[1:]])
 def test_alias(name, alias, tmp_path):
-    assert getattr(config_of(f"--{alias} 3"), name) == 3
+    assert getattr(config_of(f"--{alias} 300"), name) == 300
     assert field_names()[alias] == name
     file = tmp_path / "settings.yaml"
-    file.write_text(f"{alias}: 3\n", encoding="utf-8")
-    assert getattr(config_of(f"--config {file}"), name) == 3
+    file.write_text(f"{alias}: 300\n", encoding="utf-8")
+    assert getattr(config_of(f"--config {file}"), name) == 300
 
 
 @pytest.mark.parametrize("each", fields(Config), ids=lambda each: each.name)
 def test_every_setting_is_a_flag_with_help(each):
     parser = build_parser("HIM")
     (action,) = (action for action in parser._actions if f"--{each.name}" in action.option_strings)
-    if each.type is bool:
+    if kind_of(each)[0] is bool:
         assert parse(f"--no-{each.name}") == ({each.name: False}, None)
     elif each.name == "train_file":
         assert parse("--train_file a b") == ({"train_file": ["a", "b"]}, None)
@@ -94,7 +105,7 @@ def test_every_setting_is_a_flag_with_help(each):
         assert parse(f"--{each.name} x") == ({each.name: "x"}, None)
     assert each.metadata["help"] in action.help
     shown = each.default
-    if each.type is bool:
+    if kind_of(each)[0] is bool:
         shown = f"--{each.name}" if each.default else f"--no-{each.name}"
     assert (f"[{shown}]" in action.help) == (each.default not in (None, ()))
     assert all(choice in action.help for choice in each.metadata.get("choices", ()))
@@ -153,10 +164,11 @@ def test_resume_is_no_setting():
 
 @pytest.mark.parametrize("name", BOOLEANS)
 def test_boolean_forms(name):
-    assert getattr(config_of(f"--{name}"), name) is True
-    assert getattr(config_of(f"--no-{name}"), name) is False
-    assert getattr(config_of(f"--{name} --no-{name}"), name) is False
-    assert getattr(config_of(f"--no-{name} --{name}"), name) is True
+    task = f"--task_type {reader_of(name)}"
+    assert getattr(config_of(f"{task} --{name}"), name) is True
+    assert getattr(config_of(f"{task} --no-{name}"), name) is False
+    assert getattr(config_of(f"{task} --{name} --no-{name}"), name) is False
+    assert getattr(config_of(f"{task} --no-{name} --{name}"), name) is True
 
 
 def test_there_are_booleans():
@@ -192,10 +204,35 @@ def test_with_defaults_fills_only_what_is_none():
         Config().with_defaults({"batch_size": 0})
 
 
-def test_resolved_settings_have_no_gap():
-    """What trains must not be None: these are read by the trainer and the model."""
-    config = task_class("squad").resolve(Config())
-    assert [name for name in DEFAULTS if getattr(config, name) is None] == []
+@pytest.mark.parametrize("task", TASKS)
+def test_resolved_settings_have_no_gap(task):
+    """What trains must not be None: these are read by the trainer, the model and the data."""
+    config = task_class(task).resolve(Config(task_type=task))
+    read = {each.name for each in fields(Config) if task in each.metadata.get("tasks", (task,))}
+    names = read & {*DEFAULTS, "max_seq_len", "vocab_size", "tokenizer_type"}
+    assert [name for name in names if getattr(config, name) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task_type": "squad", "corpus_dir": "x"}, "--corpus_dir is for --task_type lm, not squad; leave it out"),
+        ({"task_type": "squad", "top_k": 3}, "--top_k is for --task_type summarization or lm, not squad; leave it out"),
+        ({"task_type": "lm", "doc_stride": 3}, "--doc_stride is for --task_type squad, not lm; leave it out"),
+        ({"task_type": "lm", "copy_head": False}, "--copy_head is for --task_type summarization, not lm; leave it out"),
+    ],
+)
+def test_flags_that_the_task_does_not_read(settings, message):
+    """A flag that changes nothing would be a lie."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Config(**settings)
+
+
+def test_the_defaults_of_all_tasks_are_no_foreign_flags():
+    for task in TASKS:
+        cls = task_class(task)
+        resolved = cls.resolve(Config(task_type=task))
+        assert Config(**resolved.to_dict()) == resolved
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------
@@ -330,7 +367,7 @@ def test_wrong_types_in_yaml(tmp_path, text, message):
             {"batch_size": 4, "micro_batch_size": 5},
             "--micro_batch_size 5 is larger than --batch_size 4; lower it",
         ),
-        ({"doc_stride": 384}, "--doc_stride 384 is not below --max_seq_len 384; lower it"),
+        ({"doc_stride": 384, "max_seq_len": 384}, "--doc_stride 384 is not below --max_seq_len 384; lower it"),
         ({"run_name": "a/b"}, "--run_name 'a/b' is not a plain folder name; use --output_dir for the place"),
         ({"run_name": ""}, "--run_name '' is not a plain folder name; use --output_dir for the place"),
         ({"run_name": "."}, "--run_name '.' is not a plain folder name; use --output_dir for the place"),
@@ -354,7 +391,15 @@ def test_all_faults_at_once():
 
 def test_all_conflicts_at_once():
     with pytest.raises(ConfigError) as error:
-        Config(embed_dim=250, doc_stride=500, device="tpu", run_name="a/b", batch_size=1, micro_batch_size=2)
+        Config(
+            embed_dim=250,
+            doc_stride=500,
+            max_seq_len=384,
+            device="tpu",
+            run_name="a/b",
+            batch_size=1,
+            micro_batch_size=2,
+        )
     message = str(error.value)
     for part in ("--embed_dim 250", "--doc_stride 500", "--device tpu", "--run_name 'a/b'", "--micro_batch_size 2"):
         assert message.count(part) == 1

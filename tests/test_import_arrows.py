@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-FOUNDATION = {"him.errors", "him.config", "him.ragged", "him.compute", "him.tokenization"}
+FOUNDATION = {
+    "him.errors",
+    "him.options",
+    "him.config",
+    "him.flags",
+    "him.ragged",
+    "him.compute",
+    "him.tokenization",
+    "him.tokenizer_training",
+}
 # Pictures of arrays know nothing of the rest of HIM: tasks fill an `AttentionExample` and workflows draw it.
 PACKAGES = {"data": "data", "model": "model", "metrics": "metrics", "tasks": "tasks", "attention_maps": "drawing"}
 ALLOWED = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from him.config import Config, build_parser, field_names, parse_command_line, read_yaml
+from him.config import Config, field_names
+from him.flags import build_parser, parse_command_line, read_yaml
 from him.tasks import task_class
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,14 +1,11 @@
-"""Tokenizers: the same texts give the same one, pieces point to their characters, loading fails in one line."""
+"""Tokenizers: pieces point to their characters and back to a text, loading fails in one line."""
 
 import http.server
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 import unicodedata
-from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
@@ -20,23 +17,14 @@ from him.data.sample import squad_sample
 from him.errors import CheckpointError, ConfigError
 from him.tokenization import (
     SPECIAL_TOKENS,
+    decode,
     encode_texts,
     load_tokenizer,
     parse_tokenizer,
+    plain_text_tokenizer,
     special_id,
-    train_tokenizer,
 )
-
-REPOSITORY = Path(__file__).parents[1]
-TRAIN = """
-import hashlib, sys
-from him.data.sample import squad_sample
-from him.tokenization import train_tokenizer
-train, _ = squad_sample(num_train=300, num_validation=1)
-texts = [paragraph["context"] for article in train["data"] for paragraph in article["paragraphs"]]
-texts += ["Zürich 東京 😀 ﬁne " + chr(945 + number) for number in range(20)]
-print(hashlib.sha256(train_tokenizer(texts, 2000).to_str().encode()).hexdigest())
-"""
+from him.tokenizer_training import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -48,53 +36,6 @@ def texts():
 @pytest.fixture(scope="module")
 def trained(texts):
     return train_tokenizer([*texts, "Café Ärger naïve 東京 ﬁne 😀 don't 3,5 %"], 1000)
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_same_in_every_process():
-    """The trainer of `tokenizers` numbers pieces in the order of a hash map, which differs from process to process."""
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", TRAIN],
-            cwd=REPOSITORY,
-            env={"PYTHONHASHSEED": str(seed), "TOKENIZERS_PARALLELISM": parallel, "RAYON_NUM_THREADS": "2"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed, parallel in ((1, "true"), (2, "true"), (3, "false"))
-    }
-    assert len(found) == 1
-    assert len(found.pop().strip()) == 64
-
-
-def test_vocabulary(trained, texts):
-    vocabulary = trained.get_vocab()
-    assert [trained.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
-    assert len(vocabulary) == trained.get_vocab_size() == 1000
-    assert sorted(vocabulary.values()) == list(range(1000))
-    assert not [piece for piece in vocabulary if piece != piece.lower() and piece not in SPECIAL_TOKENS]
-    # Every character of the text is there, alone and inside a word: nothing that was trained on is unknown.
-    encoded = encode_texts(trained, texts)
-    assert (encoded.ids.values != trained.token_to_id("[UNK]")).all()
-    assert encoded.ids.values.size < 0.5 * sum(map(len, texts))
-
-
-def test_rare_characters_are_unknown(monkeypatch):
-    monkeypatch.setattr(tokenization, "MAX_ALPHABET", 4)  # with the space
-    made = train_tokenizer(["aaaa bbb cc d"], 300)
-    assert {piece for piece in made.get_vocab() if len(piece) == 1} == {"a", "b", "c"}
-    assert made.encode("d", add_special_tokens=False).tokens == ["[UNK]"]
-    assert made.encode("a", add_special_tokens=False).tokens == ["a"]
-
-
-def test_text_without_a_character():
-    """Not sound data, but no traceback either."""
-    made = train_tokenizer(["\x00", " "], 300)
-    assert set(made.get_vocab()) == set(SPECIAL_TOKENS)
-    assert encode_texts(made, ["cat"]).ids.values.tolist() == [1]
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
@@ -169,6 +110,30 @@ def test_words_are_counted_without_gaps():
     encoded = encode_texts(made, ["ZZ hello ZZ world ZZ", "ZZ", "world"])
     assert [sorted(set(encoded.words[row].tolist())) for row in range(3)] == [[0, 1], [], [0]]
     assert words_of("ZZ hello ZZ world ZZ", encoded) == ["hello", "world"]
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number_of", [int, np.int64, np.uint16])
+def test_decode_leaves_special_tokens_out(trained, number_of):
+    ids = [2, *trained.encode("the red cat", add_special_tokens=False).ids, 3, 0, 4, 1]
+    assert decode(trained, map(number_of, ids)) == "the red cat"
+    assert decode(trained, []) == ""
+
+
+def test_decode_leaves_special_tokens_of_the_other_family_out():
+    made = of_vocabulary("<pad>", "<unk>", "<s>", "</s>", "<mask>", "cat")
+    assert decode(made, [2, 5, 3, 0]) == "cat"
+
+
+def test_special_tokens_in_a_text_can_be_plain_text(trained):
+    text = "[CLS] cat [SEP]"
+    assert {2, 3} <= set(trained.encode(text, add_special_tokens=False).ids)
+    plain = plain_text_tokenizer(trained)
+    assert not {2, 3} & set(plain.encode(text, add_special_tokens=False).ids)
+    assert plain.get_vocab() == trained.get_vocab()
+    assert {2, 3} <= set(trained.encode(text, add_special_tokens=False).ids)  # the one that was given is as it was
 
 
 # --- special tokens ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from him.data.squad_batches import SquadBatches
 from him.data.squad_features import SquadFeatures, build_features, cut_windows, find_spans
 from him.data.squad_json import SquadData
 from him.tasks.squad import load_splits
-from him.tokenization import CLS, PAD, SEP, encode_texts, load_tokenizer, special_id, train_tokenizer
+from him.tokenization import CLS, PAD, SEP, encode_texts, load_tokenizer, special_id
+from him.tokenizer_training import train_tokenizer
 
 WINDOWS_AT_ONCE = 256
 LABELS = {

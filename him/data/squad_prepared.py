@@ -12,7 +12,8 @@ from him.data.lexical import Rarity
 from him.data.squad_features import SquadFeatures, build_features
 from him.data.squad_json import SquadData
 from him.errors import CheckpointError
-from him.tokenization import parse_tokenizer, train_tokenizer
+from him.tokenization import parse_tokenizer
+from him.tokenizer_training import train_tokenizer
 
 FEATURES_VERSION = 4  # counted up when features of the same data come out differently
 

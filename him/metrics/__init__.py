@@ -2,6 +2,7 @@
 
 from him.metrics.bertscore import BertScorer, find_scorer_model
 from him.metrics.diversity import distinct_n
+from him.metrics.rouge import rouge_scores
 from him.metrics.running import RunningMean, perplexity
 from him.metrics.squad import (
     NoAnswerThresholds,
@@ -24,6 +25,7 @@ __all__ = [
     "find_scorer_model",
     "normalize_answer",
     "perplexity",
+    "rouge_scores",
     "squad_scores",
     "squad_v2_scores",
 ]

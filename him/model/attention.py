@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from him.model.decoding_cache import LayerCache
 from him.model.dropout import Dropout
 
 # What a forbidden position is given before the softmax: its weight becomes exactly 0, and a row without any allowed
@@ -19,23 +20,22 @@ MASKED_SCORE = -1e9
 
 
 class RotaryTables(NamedTuple):
-    """Cosine and signed sine of the turn at each place, (L, 2 * E) for queries and keys of all heads side by side.
-
-    The sine is negative in the first half of a head.
+    """Cosine and signed sine of the turn at each place, (L, 2 * E) for queries and keys of all heads side by side, or
+    (B, L, 2 * E) where each row has places of its own. The sine is negative in the first half of a head.
     """
 
     cos_LE: Tensor
     sin_LE: Tensor
 
 
-def rotary_tables(length: int, num_heads: int, head_width: int, like: Tensor) -> RotaryTables:
-    """The tables in the type and on the device of `like`; base 10,000."""
-    device = like.device
-    frequencies_K = 10_000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
-    angles_LK = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies_K
+def rotary_tables(places: Tensor, num_heads: int, head_width: int, like: Tensor) -> RotaryTables:
+    """The tables for these places, (L,) or (B, L), in the type and on the device of `like`; base 10,000."""
+    steps_K = torch.arange(0, head_width, 2, device=like.device, dtype=torch.float32)
+    angles_LK = places.to(like.device, torch.float32)[..., None] * 10_000.0 ** (-steps_K / head_width)
     cos_LK, sin_LK = angles_LK.cos(), angles_LK.sin()
-    cos_LE = torch.cat((cos_LK, cos_LK), dim=1).repeat(1, 2 * num_heads)
-    sin_LE = torch.cat((-sin_LK, sin_LK), dim=1).repeat(1, 2 * num_heads)
+    repeats = (*(1 for _ in places.shape), 2 * num_heads)
+    cos_LE = torch.cat((cos_LK, cos_LK), dim=-1).repeat(repeats)
+    sin_LE = torch.cat((-sin_LK, sin_LK), dim=-1).repeat(repeats)
     return RotaryTables(cos_LE.to(like.dtype), sin_LE.to(like.dtype))
 
 
@@ -52,7 +52,7 @@ class SplitHeads(torch.autograd.Function):
         ctx.head_width, ctx.rotary = head_width, rotary
         parts_BLPHK = qkv_BLE.unflatten(-1, (3, -1, head_width))
         if rotary is not None:
-            turned_BLE = _turn(qkv_BLE[..., : rotary.cos_LE.shape[1]], rotary, head_width, direction=1)
+            turned_BLE = _turn(qkv_BLE[..., : rotary.cos_LE.shape[-1]], rotary, head_width, direction=1)
             qk_BLPHK = turned_BLE.unflatten(-1, (2, -1, head_width))
         else:
             qk_BLPHK = parts_BLPHK[:, :, :2]
@@ -64,7 +64,7 @@ class SplitHeads(torch.autograd.Function):
         gradient_BLPHK = torch.stack([gradient_BHLK.transpose(1, 2) for gradient_BHLK in gradients_BHLK], dim=2)
         gradient_BLE = gradient_BLPHK.flatten(2)
         if ctx.rotary is not None:
-            qk_BLE = gradient_BLE[..., : ctx.rotary.cos_LE.shape[1]]
+            qk_BLE = gradient_BLE[..., : ctx.rotary.cos_LE.shape[-1]]
             qk_BLE.copy_(_turn(qk_BLE, ctx.rotary, ctx.head_width, direction=-1))
         return gradient_BLE, None, None
 
@@ -86,7 +86,7 @@ def explicit_attention(
     (32 rows x 8 heads x 192 tokens, two cores: 28 ms against 51 ms). The mask rides along inside the first product.
 
     Args:
-        bias_BLS: 0 where attention is allowed and `MASKED_SCORE` elsewhere; (B, 1, S) or (B, L, S).
+        bias_BLS: 0 where attention is allowed and `MASKED_SCORE` elsewhere; (B, 1, S), (B, L, S) or (1, L, S).
         dropout: applied to the weights before the values are summed.
 
     Returns:
@@ -94,7 +94,7 @@ def explicit_attention(
     """
     B, H, L, K = q_BHLK.shape
     S = k_BHSK.shape[2]
-    bias_BHLS = bias_BLS[:, None].to(q_BHLK.dtype).expand(-1, H, -1, -1)
+    bias_BHLS = bias_BLS[:, None].to(q_BHLK.dtype).expand(B, H, -1, -1)
     scores_NLS = torch.baddbmm(
         bias_BHLS.reshape(B * H, -1, S),
         q_BHLK.reshape(B * H, L, K),
@@ -104,6 +104,32 @@ def explicit_attention(
     weights_NLS = scores_NLS.softmax(dim=-1)
     attended_NLK = torch.bmm(dropout(weights_NLS), v_BHSK.reshape(B * H, S, K))
     return attended_NLK.view(B, H, L, K), weights_NLS.view(B, H, L, S)
+
+
+def cached_attention(q_NH1K: Tensor, k_NH1K: Tensor, v_NH1K: Tensor, bias_B1P: Tensor, cache: LayerCache) -> Tensor:
+    """Attention of one new token of each hypothesis to its prompt, to the tokens written since, and to itself.
+
+    A prompt's keys and values are there once for all its W hypotheses, N = B * W, whose queries are one product's rows.
+
+    Args:
+        bias_B1P: 0 at the prompts' tokens, `MASKED_SCORE` at their padding.
+        cache: gets the new keys and values.
+
+    Returns:
+        (N, H, 1, K).
+    """
+    keys_NHTK, values_NHTK = cache.append(k_NH1K, v_NH1K)
+    N, H, _, K = q_NH1K.shape
+    B, P = cache.prompt_keys_BHPK.shape[0], cache.prompt_keys_BHPK.shape[2]
+    q_NH1K = q_NH1K * K**-0.5
+    q_BHWK = q_NH1K.view(B, N // B, H, K).transpose(1, 2)
+    to_prompt_BHWP = torch.matmul(q_BHWK, cache.prompt_keys_BHPK.transpose(2, 3)) + bias_B1P[:, None]
+    to_own_NH1T = torch.matmul(q_NH1K, keys_NHTK.transpose(2, 3))
+    to_own_BHWT = to_own_NH1T.view(B, N // B, H, -1).transpose(1, 2)
+    weights_BHWS = torch.cat((to_prompt_BHWP, to_own_BHWT), dim=-1).softmax(dim=-1)
+    from_prompt_BHWK = torch.matmul(weights_BHWS[..., :P], cache.prompt_values_BHPK)
+    own_weights_NH1T = weights_BHWS[..., P:].transpose(1, 2).reshape(N, H, 1, -1)
+    return from_prompt_BHWK.transpose(1, 2).reshape(N, H, 1, K) + torch.matmul(own_weights_NH1T, values_NHTK)
 
 
 class SelfAttention(nn.Module):
@@ -130,15 +156,27 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x_BLD: Tensor, bias_BLS: Tensor, rotary: RotaryTables | None = None, return_weights: bool = False
+        self,
+        x_BLD: Tensor,
+        bias_BLS: Tensor,
+        rotary: RotaryTables | None = None,
+        return_weights: bool = False,
+        cache: LayerCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns (B, L, D) and, if asked for, the weights (B, H, L, S).
 
         Args:
             bias_BLS: 0 where attention is allowed, `MASKED_SCORE` elsewhere (see `attention_bias`).
             rotary: how queries and keys are turned by their place, or None.
+            cache: an empty one keeps keys and values of these tokens, the prompts. A filled one has those of all tokens
+                before `x_BLD`, which is then one token of each hypothesis; `bias_BLS` is that of the prompts.
         """
         q_BHLK, k_BHLK, v_BHLK = SplitHeads.apply(self.query_key_value(x_BLD), self.head_width, rotary)
+        if cache is not None and cache.is_filled:
+            attended_BHLK = cached_attention(q_BHLK, k_BHLK, v_BHLK, bias_BLS, cache)
+            return self.output(attended_BHLK.transpose(1, 2).flatten(2)), None
+        if cache is not None:
+            cache.fill(k_BHLK, v_BHLK)
         weights_BHLS = None
         dropping = self.training and self.dropout.p > 0
         if return_weights or dropping or x_BLD.device.type == "cpu":

@@ -57,6 +57,8 @@ class InputEmbedding(nn.Module):
             read instead of rare words being learned by heart.
         mask_id: id of the mask token.
         lexical: the lexical inputs, or None.
+        num_segments: different values of `token_type_ids`; 0 for none.
+        shared_dropout: whether all places of a sample share one dropout mask.
     """
 
     def __init__(
@@ -69,26 +71,36 @@ class InputEmbedding(nn.Module):
         word_dropout: float,
         mask_id: int,
         lexical: LexicalEmbedding | None = None,
+        num_segments: int = 2,
+        shared_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, embed_dim)
-        self.segments = nn.Embedding(2, embed_dim)
+        self.segments = nn.Embedding(num_segments, embed_dim) if num_segments else None
         self.positions = nn.Embedding(max_seq_len, embed_dim) if learned_positions else None
         self.lexical = lexical
         self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout, shared_dropout)
         self.word_dropout = word_dropout
         self.mask_id = mask_id
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Embeds `input_ids` and `token_type_ids` (B, L), and the lexical fields if there are any, as (B, L, D)."""
+        """Embeds tokens as (B, L, D).
+
+        Args:
+            batch: `input_ids` (B, L); `token_type_ids` (B, L) if there are segments; `places` (B, L) where they are not
+                0, 1, 2, ...; the lexical fields if there are any.
+        """
         ids_BL = batch["input_ids"]
         if self.training and self.word_dropout > 0:
             hidden_BL = torch.rand(ids_BL.shape, device=ids_BL.device) < self.word_dropout
             ids_BL = torch.where(hidden_BL, self.mask_id, ids_BL)
-        x_BLD = self.tokens(ids_BL) + self.segments(batch["token_type_ids"])
+        x_BLD = self.tokens(ids_BL)
+        if self.segments is not None:
+            x_BLD = x_BLD + self.segments(batch["token_type_ids"])
         if self.positions is not None:
-            x_BLD = x_BLD + self.positions.weight[: ids_BL.shape[1]]
+            places = batch.get("places", torch.arange(ids_BL.shape[1], device=ids_BL.device))
+            x_BLD = x_BLD + self.positions(places)
         if self.lexical is not None:
             x_BLD = x_BLD + self.lexical(batch, F.embedding(batch["focus_ids"], self.tokens.weight))
         return self.dropout(self.norm(x_BLD))

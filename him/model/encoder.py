@@ -6,6 +6,7 @@
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from him.model.attention import RotaryTables, SelfAttention, attention_bias, rotary_tables
 from him.model.convolution import DepthwiseConvolution
+from him.model.decoding_cache import DecodingCache, LayerCache
 from him.model.dropout import Dropout
 
 
@@ -29,16 +31,35 @@ class EncoderOutput:
     attention_weights: list[Tensor] = field(default_factory=list)
 
 
-class FeedForward(nn.Module):
-    """Linear, GELU (exact), Linear."""
+class _ReluSquared(torch.autograd.Function):
+    """max(x, 0) ** 2 (So et al. 2021, "Primer", arXiv:2109.08668); autograd's own backward pass takes twice as long."""
 
-    def __init__(self, embed_dim: int, dim_feedforward: int) -> None:
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return (gradient * positive).mul_(2.0)
+
+
+ACTIVATIONS = {"gelu": F.gelu, "relu_squared": _ReluSquared.apply}
+
+
+class FeedForward(nn.Module):
+    """Linear, activation (`gelu`, the exact one, or `relu_squared`), Linear."""
+
+    def __init__(self, embed_dim: int, dim_feedforward: int, activation: str = "gelu") -> None:
         super().__init__()
         self.expand = nn.Linear(embed_dim, dim_feedforward)
         self.contract = nn.Linear(dim_feedforward, embed_dim)
+        self.activation = activation
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        return self.contract(F.gelu(self.expand(x_BLD)))
+        return self.contract(ACTIVATIONS[self.activation](self.expand(x_BLD)))
 
 
 class EncoderBlock(nn.Module):
@@ -57,19 +78,22 @@ class EncoderBlock(nn.Module):
         dropout: float,
         attention_dropout: float = 0.0,
         conv_width: int = 0,
+        activation: str = "gelu",
+        causal: bool = False,
+        shared_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
         if conv_width:
-            self.convolution = DepthwiseConvolution(embed_dim, conv_width)
+            self.convolution = DepthwiseConvolution(embed_dim, conv_width, causal)
             self.convolution_norm = nn.LayerNorm(embed_dim)
         else:
             self.convolution = None
         self.attention = SelfAttention(embed_dim, num_heads, embed_dim // num_heads, attention_dropout)
         self.attention_norm = nn.LayerNorm(embed_dim)
-        self.feed_forward = FeedForward(embed_dim, dim_feedforward)
+        self.feed_forward = FeedForward(embed_dim, dim_feedforward, activation)
         self.feed_forward_norm = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout, shared_dropout)
 
     def forward(
         self,
@@ -78,18 +102,19 @@ class EncoderBlock(nn.Module):
         present_BL1: Tensor | None = None,
         rotary: RotaryTables | None = None,
         return_weights: bool = False,
+        cache: LayerCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns (B, L, D) and, if asked for, the attention weights (B, H, L, S)."""
         if self.norm_first:
             if self.convolution is not None:
-                x_BLD = self.dropout.add(x_BLD, self.convolution(self.convolution_norm(x_BLD), present_BL1))
-            attended_BLD, weights = self.attention(self.attention_norm(x_BLD), bias_BLS, rotary, return_weights)
+                x_BLD = self.dropout.add(x_BLD, self.convolution(self.convolution_norm(x_BLD), present_BL1, cache))
+            attended_BLD, weights = self.attention(self.attention_norm(x_BLD), bias_BLS, rotary, return_weights, cache)
             x_BLD = self.dropout.add(x_BLD, attended_BLD)
             x_BLD = self.dropout.add(x_BLD, self.feed_forward(self.feed_forward_norm(x_BLD)))
         else:
             if self.convolution is not None:
-                x_BLD = self.convolution_norm(self.dropout.add(x_BLD, self.convolution(x_BLD, present_BL1)))
-            attended_BLD, weights = self.attention(x_BLD, bias_BLS, rotary, return_weights)
+                x_BLD = self.convolution_norm(self.dropout.add(x_BLD, self.convolution(x_BLD, present_BL1, cache)))
+            attended_BLD, weights = self.attention(x_BLD, bias_BLS, rotary, return_weights, cache)
             x_BLD = self.attention_norm(self.dropout.add(x_BLD, attended_BLD))
             x_BLD = self.feed_forward_norm(self.dropout.add(x_BLD, self.feed_forward(x_BLD)))
         return x_BLD, weights
@@ -108,6 +133,9 @@ class Encoder(nn.Module):
         attention_dropout: on attention weights.
         conv_width: places that a convolution before each attention sees; 0 is none.
         rotary: whether queries and keys are rotated by their position.
+        activation: of the feed-forward layers, a name of `ACTIVATIONS`.
+        causal: whether the convolutions see earlier places only; attention sees what the mask admits.
+        shared_dropout: whether all places of a sample share one dropout mask.
     """
 
     def __init__(
@@ -121,33 +149,72 @@ class Encoder(nn.Module):
         attention_dropout: float = 0.0,
         conv_width: int = 0,
         rotary: bool = True,
+        activation: str = "gelu",
+        causal: bool = False,
+        shared_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.rotary = rotary
         self.num_heads, self.head_width = num_heads, embed_dim // num_heads
         self.blocks = nn.ModuleList(
-            EncoderBlock(embed_dim, num_heads, dim_feedforward, norm_first, dropout, attention_dropout, conv_width)
+            EncoderBlock(
+                embed_dim,
+                num_heads,
+                dim_feedforward,
+                norm_first,
+                dropout,
+                attention_dropout,
+                conv_width,
+                activation,
+                causal,
+                shared_dropout,
+            )
             for _ in range(num_encoder_layers)
         )
         self.final_norm = nn.LayerNorm(embed_dim) if norm_first else nn.Identity()
 
-    def forward(self, x_BLD: Tensor, attention_mask: Tensor, return_weights: bool = False) -> EncoderOutput:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        attention_mask: Tensor,
+        return_weights: bool = False,
+        cache: DecodingCache | None = None,
+    ) -> EncoderOutput:
         """Encodes embedded tokens.
 
         Args:
             x_BLD: embedded tokens.
-            attention_mask: boolean (B, S) or (B, L, S), True = may be attended to.
+            attention_mask: boolean (B, S) or (B, L, S), True = may be attended to. B may be 1 for all rows alike.
             return_weights: whether to return each layer's attention weights.
+            cache: an empty one, which keeps what `decode` needs of these prompts.
         """
-        if torch.is_autocast_enabled(x_BLD.device.type):
-            # The residual stream too, or every norm and every sum would convert back and forth.
-            x_BLD = x_BLD.to(torch.get_autocast_dtype(x_BLD.device.type))
+        x_BLD = _as_computed(x_BLD)
         bias_BLS = attention_bias(attention_mask).to(x_BLD.dtype)
         present_BL1 = attention_mask[:, :, None].to(x_BLD.dtype) if attention_mask.dim() == 2 else None
-        rotary = rotary_tables(x_BLD.shape[1], self.num_heads, self.head_width, like=x_BLD) if self.rotary else None
+        rotary = self._rotary(torch.arange(x_BLD.shape[1], device=x_BLD.device), x_BLD)
         collected = []
-        for block in self.blocks:
-            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, rotary, return_weights)
+        for number, block in enumerate(self.blocks):
+            layer_cache = cache.layers[number] if cache is not None else None
+            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, rotary, return_weights, layer_cache)
             if weights_BHLS is not None:
                 collected.append(weights_BHLS)
         return EncoderOutput(self.final_norm(x_BLD), collected)
+
+    def decode(self, x_N1D: Tensor, cache: DecodingCache) -> Tensor:
+        """Encodes one more token of each hypothesis, (N, 1, D), after those that the cache holds."""
+        x_N1D = _as_computed(x_N1D)
+        rotary = self._rotary(cache.places_N[:, None], x_N1D)
+        bias_B1P = attention_bias(cache.prompt_mask_BP).to(x_N1D.dtype)
+        for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
+            x_N1D, _ = block(x_N1D, bias_B1P, None, rotary, cache=layer_cache)
+        cache.places_N = cache.places_N + 1
+        return self.final_norm(x_N1D)
+
+    def _rotary(self, places: Tensor, like: Tensor) -> RotaryTables | None:
+        return rotary_tables(places, self.num_heads, self.head_width, like) if self.rotary else None
+
+
+def _as_computed(x: Tensor) -> Tensor:
+    """In the type of matrix products under autocast: or every norm and sum would convert back and forth."""
+    device_type = x.device.type
+    return x.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else x

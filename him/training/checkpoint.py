@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from him.config import Config
 from him.errors import CheckpointError
 from him.training.files import find_folder, verify_folder, write_folder, write_json
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and Muon
 FORMAT_VERSION = 1
 
 
@@ -108,22 +109,27 @@ class Checkpoints:
         )
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name; contiguous tensors."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}.{key}"] = value
-    return tensors
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state by parameter name and kind of moment."""
+    return {
+        f"{name}.{key}": value
+        for optimizer in optimizers
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizers(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
     """Puts back what `optimizer_tensors` took."""
-    for name, parameter in model.named_parameters():
-        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in tensors]
-        if keys:
-            state = {key: tensors[f"{name}.{key}"] for key in keys}
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+    for optimizer in optimizers:
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in model.named_parameters():
+            keys = [key for key in MOMENTS if f"{name}.{key}" in tensors]
+            if keys and id(parameter) in owned:
+                state = {key: tensors[f"{name}.{key}"] for key in keys}
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

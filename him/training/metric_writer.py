@@ -43,6 +43,10 @@ class MetricWriter:
         """Records a picture (height, width, 3) uint8."""
         self.events.add_image(tag, image, step, dataformats="HWC")
 
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Records a text."""
+        self.events.add_text(tag, markdown, step)
+
     def hyperparameters(self, settings: Mapping[str, Any], metric_tags: list[str]) -> None:
         """Fills the HParams tab, in the same event file."""
         from torch.utils.tensorboard.summary import hparams

@@ -31,15 +31,27 @@ def lr_at(step: int, config: Config, max_steps: int, plateau_reductions: int = 0
     return config.learning_rate * factor
 
 
-def build_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) with decay on matrices, none on biases and norms."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def build_optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
+    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) with decay on matrices, none on biases and norms.
+
+    With `--optimizer muon` the matrices of the encoder's layers are Muon's (Jordan et al. 2024, "Muon: An optimizer for
+    hidden layers in neural networks"), which makes each update of a matrix orthogonal. Each group's `lr_ratio` is its
+    rate as a multiple of `--learning_rate`, so that one schedule serves all.
+    """
+    parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    hidden = [p for name, p in parameters if config.optimizer == "muon" and "blocks." in name and p.dim() == 2]
+    taken = {id(p) for p in hidden}
+    rest = [p for _, p in parameters if id(p) not in taken]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay, "lr_ratio": 1.0},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "lr_ratio": 1.0},
     ]
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)
+    optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)]
+    if hidden:
+        group = {"params": hidden, "lr_ratio": config.muon_learning_rate / config.learning_rate}
+        optimizers.append(torch.optim.Muon([group], lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+    return optimizers
 
 
 class AveragedWeights:

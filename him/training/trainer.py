@@ -1,6 +1,5 @@
 """The training loop. It is handed a task and never asks which one it is."""
 
-import hashlib
 import math
 import time
 from contextlib import closing
@@ -19,18 +18,18 @@ from him.config import Config
 from him.data.order import epoch_batches
 from him.errors import CheckpointError, HimError
 from him.metrics.running import RunningMean
-from him.tasks.base import Evaluation, Task
+from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
 from him.training.checkpoint import (
     Checkpoint,
     Checkpoints,
     optimizer_tensors,
     put_weights,
-    restore_optimizer,
+    restore_optimizers,
     save_model,
 )
 from him.training.interruption import Interruption
 from him.training.metric_writer import MetricWriter
-from him.training.optimization import AveragedWeights, build_optimizer, lr_at
+from him.training.optimization import AveragedWeights, build_optimizers, lr_at
 
 LOG_EVERY_STEPS = 10
 MOST_REFUSED_IN_A_ROW = 5
@@ -131,7 +130,7 @@ class Trainer:
         self.folder = folder
         self.compute = compute
         self.model = model
-        self.optimizer = build_optimizer(model, config)
+        self.optimizers = build_optimizers(model, config)
         self.averaged = AveragedWeights(model, config.ema_decay) if config.ema_decay else None
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         self.state = LoopState()
@@ -204,7 +203,7 @@ class Trainer:
                 sums["Accuracy"].add(accuracy.total, accuracy.count)
         else:
             self._refuse(loss.mean, gradient_norm)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self.measured = {"Gradient_Norm/train": gradient_norm, "Learning_Rate": learning_rate}
         self.state.epoch_before = self.state.epoch_before or {"Loss": loss.mean, "Accuracy": accuracy.mean}
         self.tokens_seen += num_tokens
@@ -235,9 +234,10 @@ class Trainer:
         return max(1, int(min(fitting, self.config.micro_batch_size or len(examples))))
 
     def _update(self, learning_rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * group["lr_ratio"]
+            optimizer.step()
         if self.averaged is not None:
             self.averaged.update(self.model, self.state.step)
         self.state.refused_in_a_row = 0
@@ -276,7 +276,8 @@ class Trainer:
         evaluation = self.evaluate(draw_attention=True)
         now = {name: mean.mean for name, mean in self.state.since_epoch.items()}
         before = self.state.epoch_before
-        shown = "  ".join(f"{tag(name)} {evaluation.metrics[name]:.4g}" for name in ("Loss", *self.task.shown_metrics))
+        names = [name for name in ("Loss", *self.task.shown_metrics) if name in evaluation.metrics]
+        shown = "  ".join(f"{tag(name)} {evaluation.metrics[name]:.4g}" for name in names)
         self.say(
             f"epoch {math.ceil(self.epoch)}/{self.num_epochs}  loss {before['Loss']:.2f} → {now['Loss']:.2f}  "
             f"accuracy {100 * before['Accuracy']:.1f} % → {100 * now['Accuracy']:.1f} %  {shown}"
@@ -297,14 +298,22 @@ class Trainer:
             folder = Path(self.config.attention_dir) / self.folder.name
             for name, image, _ in write_sheets(folder, math.ceil(self.epoch), examples):
                 self.writer.picture(name, image, self.state.step)
+        if evaluation.samples:
+            self.writer.text("Samples/val", evaluation.samples, self.state.step)
         value = evaluation.metrics[self.task.best_metric]
-        if self.state.best_value is None or value > self.state.best_value:
+        if self._is_best(value):
             self.state.best_value, self.state.best_step = value, self.state.step
             metrics = {"step": self.state.step, "epoch": round(self.epoch, 6), **evaluation.metrics}
             save_model(self.folder / "best", self.config, self.model, self.task, metrics)
         if before is not None:
             self.model.load_state_dict(before)
         return evaluation
+
+    def _is_best(self, value: float) -> bool:
+        best = self.state.best_value
+        if best is None:
+            return True
+        return value < best if self.task.best_metric in LOWER_IS_BETTER else value > best
 
     def _judge_epoch(self) -> None:
         """Counts epochs that brought no best model, for early stopping and the plateau schedule."""
@@ -351,27 +360,23 @@ class Trainer:
                 "loop": self.state.to_dict(),
                 "machine": machine,
                 "config": self.config.to_dict(),
-                "data": self._data_digest(),
+                "data": self.task.train_digest,
             },
             weights=self.model.state_dict(),
-            moments=optimizer_tensors(self.model, self.optimizer),
+            moments=optimizer_tensors(self.model, self.optimizers),
             averaged=self.averaged.weights if self.averaged is not None else {},
         )
         self.checkpoints.save(checkpoint, self.state.step)
 
-    def _data_digest(self) -> str:
-        """Tells training data from other data: a digest of the lengths of all examples, in their order."""
-        return hashlib.sha256(np.ascontiguousarray(self.task.train_lengths, np.int64)).hexdigest()[:16]
-
     def _restore(self, checkpoint: Checkpoint) -> None:
         where = f"{self.folder}: the checkpoint"
-        if checkpoint.state["data"] != self._data_digest():
+        if checkpoint.state["data"] != self.task.train_digest:
             raise CheckpointError(
                 f"{where} was made with other training data; restore the data, or start a new run with --init_from "
                 f"{self.folder}"
             )
         put_weights(self.model, checkpoint.weights, where, "restore the config.json that the run began with")
-        restore_optimizer(self.model, self.optimizer, checkpoint.moments)
+        restore_optimizers(self.model, self.optimizers, checkpoint.moments)
         if self.averaged is not None:
             device = self.compute.device
             self.averaged.weights = {name: value.to(device) for name, value in checkpoint.averaged.items()}

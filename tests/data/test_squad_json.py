@@ -14,9 +14,7 @@ from him.data.squad_json import (
     Answer,
     Question,
     SquadData,
-    one_line,
     read_squad,
-    shown,
     squad_from_document,
     squad_from_rows,
 )
@@ -463,16 +461,3 @@ def test_whatever_bytes_the_file_holds_only_data_errors_come_out(tmp_path_factor
         read_squad(path)
     except DataError as error:
         assert str(error).isprintable()
-
-
-@given(TEXT)
-def test_shown_text_is_one_printable_line(text):
-    assert shown(text).isprintable() and one_line(text).isprintable()
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(None, "null"), (False, "false"), (7, "7"), (1.5, "1.5"), ("é\t", '"é\\t"'), ([1], "a list"), ({}, "an object")],
-)
-def test_shown(value, expected):
-    assert shown(value) == expected

@@ -29,7 +29,7 @@ D = H * K
 def rotated(x, head_width, positions=None):
     """`x` (B, L, E) turned by its positions, or by others."""
     heads = x.shape[-1] // head_width
-    tables = rotary_tables(x.shape[1] if positions is None else 1 + max(positions), heads, head_width, like=x)
+    tables = rotary_tables(torch.arange(x.shape[1] if positions is None else 1 + max(positions)), heads, head_width, x)
     if positions is not None:
         tables = RotaryTables(*(table[positions] for table in tables))
     q, k, v = SplitHeads.apply(torch.cat((x, x, x), dim=-1), head_width, tables)
@@ -86,7 +86,7 @@ def test_scores_depend_on_the_distance_only(shift):
 
 
 def test_gradient_of_the_rotation():
-    tables = rotary_tables(5, H, 4, like=torch.zeros(0, dtype=torch.float64))
+    tables = rotary_tables(torch.arange(5), H, 4, like=torch.zeros(0, dtype=torch.float64))
     x = random(2, 5, 3 * H * 4, dtype=torch.float64).requires_grad_()
     for rotary in (tables, None):
         assert torch.autograd.gradcheck(lambda x, rotary=rotary: SplitHeads.apply(x, 4, rotary), (x,))
@@ -102,7 +102,7 @@ def test_rotation_leaves_its_input_alone():
 def test_tables_follow_the_type_but_are_made_in_float32():
     """In bfloat16, position 257 would be 256."""
     like = torch.zeros(0, dtype=torch.bfloat16)
-    cos, _ = rotary_tables(300, 1, 2, like)
+    cos, _ = rotary_tables(torch.arange(300), 1, 2, like)
     assert cos.dtype is torch.bfloat16
     torch.testing.assert_close(cos[257, 0].item(), math.cos(257), rtol=0, atol=0.01)
 
@@ -140,7 +140,7 @@ def test_explicit_attention_equals_sdpa(layer, monkeypatch, mask, rotary):
     for kind in (torch.Tensor, Elsewhere):
         x = random(B, L, D, seed=3).requires_grad_()
         layer.zero_grad()
-        y, weights = layer(x.as_subclass(kind), bias, rotary_tables(L, H, K, x) if rotary else None)
+        y, weights = layer(x.as_subclass(kind), bias, rotary_tables(torch.arange(L), H, K, x) if rotary else None)
         assert weights is None
         y.backward(upstream)
         results.append([y, x.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
@@ -165,7 +165,7 @@ def test_against_the_formula(layer, rotary):
     """softmax(q k^T / sqrt(K)) v, row by row and head by head."""
     x = random(B, L, D, seed=3)
     mask = masks()["padding"]
-    tables = rotary_tables(L, H, K, x) if rotary else None
+    tables = rotary_tables(torch.arange(L), H, K, x) if rotary else None
     y, weights = layer(x, attention_bias(mask), tables, return_weights=True)
     q, k, v = layer.query_key_value(x).chunk(3, dim=-1)
     if rotary:
@@ -226,7 +226,9 @@ def test_fewer_heads_than_the_width_holds():
     """After pruning, H * K is smaller than D."""
     layer = SelfAttention(embed_dim=12, num_heads=1, head_width=4)
     x = random(2, 5, 12)
-    y, weights = layer(x, attention_bias(torch.ones(2, 5, dtype=torch.bool)), rotary_tables(5, 1, 4, x), True)
+    y, weights = layer(
+        x, attention_bias(torch.ones(2, 5, dtype=torch.bool)), rotary_tables(torch.arange(5), 1, 4, x), True
+    )
     assert y.shape == (2, 5, 12)
     assert weights.shape == (2, 1, 5, 5)
     assert sum(parameter.numel() for parameter in layer.parameters()) == 12 * 12 + 12 + 4 * 12 + 12

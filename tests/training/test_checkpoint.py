@@ -21,12 +21,12 @@ from him.training.checkpoint import (
     load_weights,
     optimizer_tensors,
     put_weights,
-    restore_optimizer,
+    restore_optimizers,
     save_model,
     save_tensors,
 )
 from him.training.files import CHECKSUMS, checksum, verify_folder
-from him.training.optimization import build_optimizer
+from him.training.optimization import build_optimizers
 
 
 @pytest.fixture(autouse=True)
@@ -214,13 +214,14 @@ def test_optimizer_state_by_name():
     torch.manual_seed(0)
     models = [nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
-    optimizers = [build_optimizer(model, Config(weight_decay=0.1)) for model in models]
+    optimizers = [build_optimizers(model, Config(weight_decay=0.1)) for model in models]
     inputs = torch.randn(5, 3)
 
-    def update(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def update(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
         model(inputs).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
 
     for _ in range(3):
         update(models[0], optimizers[0])
@@ -230,16 +231,16 @@ def test_optimizer_state_by_name():
     assert tensors["0.weight.step"].item() == 3
 
     models[1].load_state_dict(models[0].state_dict())
-    restore_optimizer(models[1], optimizers[1], {name: tensor.clone() for name, tensor in tensors.items()})
-    for model, optimizer in zip(models, optimizers, strict=True):
-        update(model, optimizer)
+    restore_optimizers(models[1], optimizers[1], {name: tensor.clone() for name, tensor in tensors.items()})
+    for model, own in zip(models, optimizers, strict=True):
+        update(model, own)
     for name, weight in models[0].state_dict().items():
         assert torch.equal(weight, models[1].state_dict()[name]), name
 
 
 def test_an_optimizer_without_state_has_no_tensors():
     model = nn.Linear(2, 2)
-    assert optimizer_tensors(model, build_optimizer(model, Config())) == {}
+    assert optimizer_tensors(model, build_optimizers(model, Config())) == {}
 
 
 class FakeTask:

@@ -8,7 +8,7 @@ from torch import nn
 
 from him.config import Config
 from him.model.encoder import Encoder
-from him.training.optimization import AveragedWeights, build_optimizer, lr_at
+from him.training.optimization import AveragedWeights, build_optimizers, lr_at
 
 STEPS = 10
 
@@ -76,7 +76,7 @@ def test_decay_on_matrices_only(norm_first):
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = build_optimizer(model, Config(learning_rate=0.25, weight_decay=0.5))
+    (optimizer,) = build_optimizers(model, Config(learning_rate=0.25, weight_decay=0.5))
     grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(grouped) == len(before) == len({id(parameter) for parameter in grouped})
 
@@ -95,7 +95,9 @@ def test_decay_on_matrices_only(norm_first):
 
 
 def test_optimizer_takes_its_settings():
-    optimizer = build_optimizer(nn.Linear(2, 2), Config(learning_rate=0.125, beta1=0.5, beta2=0.75, weight_decay=0.25))
+    (optimizer,) = build_optimizers(
+        nn.Linear(2, 2), Config(learning_rate=0.125, beta1=0.5, beta2=0.75, weight_decay=0.25)
+    )
     matrices, vectors = optimizer.param_groups
     assert matrices["lr"] == vectors["lr"] == 0.125
     assert matrices["betas"] == (0.5, 0.75)
@@ -105,7 +107,7 @@ def test_optimizer_takes_its_settings():
 def test_frozen_parameters_stay_out():
     model = nn.Linear(2, 2)
     model.bias.requires_grad = False
-    assert [len(group["params"]) for group in build_optimizer(model, Config()).param_groups] == [1, 0]
+    assert [len(group["params"]) for group in build_optimizers(model, Config())[0].param_groups] == [1, 0]
 
 
 def test_average_by_hand():

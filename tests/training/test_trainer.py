@@ -108,7 +108,9 @@ def test_accumulation_gives_the_same_run(settings, tmp_path, micro_batch_size, o
         }
         trainers.append(new_trainer({**settings, **EXACT, **more}, tmp_path / str(size)))
         if optimizer == "SGD":
-            trainers[-1].optimizer = torch.optim.SGD(trainers[-1].model.parameters())
+            trainers[-1].optimizers = [
+                torch.optim.SGD([{"params": list(trainers[-1].model.parameters()), "lr_ratio": 1.0}])
+            ]
     curves = [train_losses(trainer, 6) for trainer in trainers]
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
     assert abs(curves[0][-1] - curves[0][0]) > 0.1
@@ -327,7 +329,7 @@ def test_lines_after_each_epoch(tmp_path, capsys):
 
 def snapshot(trainer: Trainer) -> Iterator[Tensor]:
     yield from (tensor.clone() for tensor in trainer.model.state_dict().values())
-    for state in trainer.optimizer.state.values():
+    for state in trainer.optimizers[0].state.values():
         yield from (tensor.clone() for tensor in state.values())
     yield from (tensor.clone() for tensor in trainer.averaged.weights.values())
 

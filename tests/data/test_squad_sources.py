@@ -1,30 +1,21 @@
-"""Which data a run gets: from files, the sample or the hub; what is said about it; what happens without a network."""
+"""Which question-answering data a run gets: from files, the sample or the hub; what is said about it."""
 
-import http.server
 import json
-import logging
-import shutil
-import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import pytest
 
-from him.data import sources
-from him.data.sources import first_questions, hold_out, load_squad
 from him.data.squad_json import Answer, Paragraph, Question, SquadData, read_squad
+from him.data.squad_sources import first_questions, hold_out, load_squad
 from him.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).parents[2]
 V1 = str(REPOSITORY / "tests" / "fixtures" / "squad_v1.json")
 V2 = str(REPOSITORY / "tests" / "fixtures" / "squad_v2.json")
 SHARED = REPOSITORY.parent / "shared" / "data"
-CAUSE = "OSError: no such host"
 
 
 def made_up(num_articles: int, paragraphs_each: int = 2, questions_each: int = 3) -> SquadData:
@@ -100,6 +91,11 @@ def check_one_line(error: pytest.ExceptionInfo) -> None:
         ({"dataset": "json"}, '--dataset "json" is not sample, a folder, or owner/name'),  # a reader of `datasets`
         ({"dataset": "a/b/c"}, '--dataset "a/b/c" is not'),
         ({"dataset": "../no-such-folder"}, '--dataset "../no-such-folder" is not'),
+        (
+            {"dataset_config": "v1", "train_files": [V1]},
+            '--dataset_config "v1" chooses among configurations of a hub set, and --train_file has none; leave it out',
+        ),
+        ({"dataset_config": "v1", "dataset": "sample"}, "hub set, and --dataset sample has none; leave it out"),
         ({"dataset": "bad name!\n"}, r'--dataset "bad name!\\n" is not'),
     ],
 )
@@ -274,26 +270,13 @@ def hub_copy(**splits: SquadData) -> datasets.DatasetDict:
     return datasets.DatasetDict({name: datasets.Dataset.from_list(rows_of(data)) for name, data in splits.items()})
 
 
-@pytest.fixture
-def reachable(monkeypatch):
-    """As if the hub answered."""
-    monkeypatch.setattr(sources, "_why_unreachable", lambda name: None)
-
-
-@pytest.fixture
-def empty_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "cache"
-
-
-@pytest.mark.parametrize(("flag", "name"), [(None, "rajpurkar/squad"), ("me/mine", "me/mine")])
-def test_hub_rows_become_paragraphs(monkeypatch, reachable, flag, name):
+@pytest.mark.parametrize(("flag", "config", "name"), [(None, None, "rajpurkar/squad"), ("me/mine", "v2", "me/mine")])
+def test_hub_rows_become_paragraphs(monkeypatch, reachable, flag, config, name):
     asked = []
     answer = hub_copy(train=read_squad(V2), validation=read_squad(V1))
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: asked.append(path) or answer)
-    splits = load_squad(dataset=flag)
-    assert asked == [name]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or answer)
+    splits = load_squad(dataset=flag, dataset_config=config)
+    assert asked == [(name, config)]
     assert splits.train.paragraphs == read_squad(V2).paragraphs and splits.train.has_impossible
     assert splits.validation.paragraphs == read_squad(V1).paragraphs
     assert splits.train.source == f"{name}, split train"
@@ -301,7 +284,7 @@ def test_hub_rows_become_paragraphs(monkeypatch, reachable, flag, name):
 
 def test_hub_set_without_a_split_or_a_column(monkeypatch, reachable):
     data = read_squad(V1)
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: hub_copy(train=data, test=data))
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config: hub_copy(train=data, test=data))
     expected = (
         r'--dataset "a/b" has no split validation \(there is train, test\); name another one, or use --train_file'
     )
@@ -309,8 +292,8 @@ def test_hub_set_without_a_split_or_a_column(monkeypatch, reachable):
         load_squad(dataset="a/b")
     check_one_line(error)
     without = hub_copy(train=data, validation=data).remove_columns(["id", "answers"])
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: without)
-    expected = r'"a/b" has no column id, answers \(there is title, context, question\); name a set with the columns of'
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config: without)
+    expected = r'"a/b" has no column "id", "answers" \(there is "title", "context", "question"\); name a set'
     with pytest.raises(DataError, match=expected) as error:
         load_squad(dataset="a/b")
     check_one_line(error)
@@ -318,7 +301,7 @@ def test_hub_set_without_a_split_or_a_column(monkeypatch, reachable):
 
 def test_hub_rows_are_checked(monkeypatch, reachable):
     data = SquadData.from_paragraphs([Paragraph("t", "A cat.", (Question("q", "?", (Answer("dog", 2),), False),))], "x")
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: hub_copy(train=data, validation=data))
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config: hub_copy(train=data, validation=data))
     with pytest.raises(
         DataError, match=r'^a/b, split train: row 1 \(id q\), answer 1: the answer "dog" is not at char'
     ):
@@ -337,141 +320,11 @@ def test_local_folder_of_rows(tmp_path, empty_cache):
     assert splits.validation.paragraphs == read_squad(V1).paragraphs
 
 
-def test_broken_local_folder_is_one_line_and_no_noise(tmp_path, empty_cache, capfd):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "train.jsonl").write_text('{"id": "a"\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r'--dataset ".*" cannot be read \(\w+: .*\); use --train_file FILE') as error:
-        load_squad(dataset=str(tmp_path / "mine"))
-    check_one_line(error)
-    assert capfd.readouterr().err == ""
-
-
-class FakeHub(http.server.BaseHTTPRequestHandler):
-    """Answers every request with `status`, as the hub does for a name that it does not know (404) or when ill (503)."""
-
-    status = 404
-
-    def do_HEAD(self):
-        self.send_response(self.status)
-        if self.status == 404:
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_HEAD
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def fake_hub(monkeypatch, empty_cache):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (FakeHub,), {}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    use_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def use_endpoint(monkeypatch, url: str) -> None:
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
-    for offline in (datasets.config, huggingface_hub.constants):
-        monkeypatch.setattr(offline, "HF_HUB_OFFLINE", False)
-
-
-OUT_OF_REACH = (
-    r'^the Hugging Face hub is out of reach \({}\) and "rajpurkar/squad" is not in its cache; '
-    r"use files of your own with --train_file FILE --validation_file FILE, "
-    r"or the built-in sample with --dataset sample$"
-)
-
-
-def test_name_that_the_hub_does_not_know(fake_hub, capfd):
-    expected = '^the Hugging Face hub has no data set "no/such", or it is private or gated; check the name'
-    with pytest.raises(DataError, match=expected) as error:
-        load_squad(dataset="no/such")
-    check_one_line(error)
-    assert capfd.readouterr().err == ""
-
-
-def test_hub_that_is_ill_is_not_asked_again_and_again(fake_hub, capfd):
-    fake_hub.RequestHandlerClass.status = 503
-    started_at = time.perf_counter()
-    with pytest.raises(DataError, match=OUT_OF_REACH.format("it answers 503")):
-        load_squad()
-    assert time.perf_counter() - started_at < 5
-    assert capfd.readouterr().err == ""
-
-
-def test_hub_that_refuses_the_connection(monkeypatch, empty_cache, capfd):
-    use_endpoint(monkeypatch, "http://127.0.0.1:9")
-    before = datasets.logging.get_verbosity(), huggingface_hub.logging.get_verbosity()
-    with pytest.raises(DataError, match=OUT_OF_REACH.format(".*Connection refused")) as error:
-        load_squad()
-    check_one_line(error)
-    assert capfd.readouterr().err == ""
-    # The settings made for the call are gone after it.
-    assert not datasets.config.HF_HUB_OFFLINE and not huggingface_hub.is_offline_mode()
-    assert before == (datasets.logging.get_verbosity(), huggingface_hub.logging.get_verbosity())
-    assert before[0] < logging.CRITICAL and not datasets.utils.are_progress_bars_disabled()
-
-
-def test_hub_that_never_answers(monkeypatch, empty_cache):
-    """A firewall that swallows packets: the wait is bounded by us, not by the client, which tries each address."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        use_endpoint(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(sources, "HUB_SECONDS", 0.3)
-        started_at = time.perf_counter()
-        with pytest.raises(DataError, match=OUT_OF_REACH.format("(no answer within 0 s|.*timed out.*)")):
-            load_squad()
-        assert time.perf_counter() - started_at < 5
-
-
-@pytest.mark.parametrize("reason", [CAUSE, "HF_HUB_OFFLINE is set"])
-def test_cache_serves_when_the_hub_is_out_of_reach(tmp_path, monkeypatch, empty_cache, reason):
-    folder = tmp_path / "squad"
-    folder.mkdir()
-    for name, file in (("train", V2), ("validation", V1)):
-        datasets.Dataset.from_list(rows_of(read_squad(file))).to_parquet(folder / f"{name}.parquet")
-    datasets.load_dataset(str(folder), cache_dir=str(empty_cache))
-    shutil.move(empty_cache / "squad", empty_cache / "rajpurkar___squad")  # as the hub's own copy is named
-    if reason == CAUSE:
-        monkeypatch.setattr(sources, "_why_unreachable", lambda name: CAUSE)
-    else:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    splits = load_squad()
-    assert splits.train.paragraphs == read_squad(V2).paragraphs
-    assert splits.notes[0] == f"the Hugging Face hub is out of reach ({reason}): rajpurkar/squad is read from the cache"
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (ConnectionError("reset\nby peer"), r"is out of reach \(reset\\nby peer\) and"),
-        (TimeoutError("slow"), r"is out of reach \(slow\) and"),
-        (
-            ValueError("Config name is missing.\nPick one"),
-            r"cannot be read \(ValueError: Config name .*\\nPick one\); use",
-        ),
-        (OSError(28, "No space left on device"), r"cannot be read \(OSError: .*No space left on device\)"),
-    ],
-)
-def test_whatever_the_library_raises_is_one_line(monkeypatch, reachable, error, message):
-    def fail(path):
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(DataError, match=message) as raised:
-        load_squad(dataset="a/b")
-    check_one_line(raised)
-
-
 def test_datasets_is_imported_only_for_the_hub():
     """It takes 0.6 s, which flag errors and local files should not pay."""
     program = f"""
 import sys
-from him.data.sources import load_squad
+from him.data.squad_sources import load_squad
 load_squad(train_files=[{V1!r}], validation_file={V2!r})
 assert not {{"datasets", "torch", "huggingface_hub"}} & set(sys.modules)
 """

@@ -1,0 +1,20 @@
+"""Texts that a language model is to continue."""
+
+from os import PathLike
+from pathlib import Path
+
+from him.data.documents import file_documents, read_text_file, whole
+from him.data.pairs import read_pairs
+
+
+def read_prompts(path: str | PathLike) -> dict[str, str]:
+    """Prompts by id: the whole of a .txt file, without the line end that editors add, or the field `text` of each
+    record of a JSONL, CSV or Parquet file.
+
+    Raises:
+        DataError: it cannot be read, or a prompt is missing or blank.
+    """
+    if Path(path).suffix.lower() != ".txt":
+        return {pair.id: pair.document for pair in read_pairs(path, "text", summaries_required=False).pairs}
+    (text,) = file_documents([whole(read_text_file(path))], str(path))
+    return {"0": text.removesuffix("\n")}

@@ -1,0 +1,144 @@
+"""The built-in sample for abstractive summarization: a told passage, and what it is mainly about in one line.
+
+A passage is about the entity that it says most of, which is not always the one that it opens with. The summary names it
+and its most telling facts: an order for each kind, of which those count that the passage tells. The second entity has
+facts in the same relations, also in some that are not told of the first, and none of them may come up.
+
+The wordings of summaries are in `summaries.txt`: for each kind a block `# KIND: relations, most telling first` and in
+it sentences as in `wording`. Documents of validation are told in wordings that training never shows, as in the SQuAD
+sample. Summaries are not: their style is what is to be learned, and no model can guess a wording that it never saw.
+Which of the wordings for its facts a summary takes is chance: all facts, worded anew, score a ROUGE-L of about 73.
+"""
+
+import random
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from him.data.sample.squad import _ASIDE_TYPES
+from him.data.sample.wording import Passage, Wording, Writer, load_phrases
+from him.data.sample.world import TRAIN, VALIDATION, Dice, Story, make_story
+
+
+def summarization_sample(
+    seed: int = 0, num_train: int = 8000, num_validation: int = 400
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Invent passages and a summary of each, in one line.
+
+    Everything a summary says is in its document, with names and values to the letter. Validation shares no name, number
+    or fact with training, whatever the seed, and tells its documents in other wordings.
+
+    Args:
+        seed: the same seed gives the same sample on every machine; a larger sample begins like a smaller one.
+        num_train: number of training documents.
+        num_validation: number of validation documents.
+
+    Returns:
+        The training and the validation examples, each with `id`, `document` and `summary`.
+    """
+    return _split_examples(seed, TRAIN, num_train), _split_examples(seed, VALIDATION, num_validation)
+
+
+def _split_examples(seed: int, split: str, num_examples: int) -> list[dict[str, str]]:
+    rng = random.Random(f"summarization {split} {seed}")
+    dice, writer = Dice(rng, split), DocumentWriter(rng, split)
+    kinds = list(load_phrases())
+    examples = []
+    for number in range(num_examples):
+        if number % len(kinds) == 0:
+            rng.shuffle(kinds)
+        kind = kinds[number % len(kinds)]
+        story = make_story(kind, load_phrases()[kind].relations, dice)
+        passage = writer.tell(story, {name: dice.value(value_type) for name, value_type in _ASIDE_TYPES.items()})
+        summary = summarize(story, passage, rng)
+        examples.append({"id": f"sample-{split}-{number:05d}", "document": passage.text, "summary": summary})
+    return examples
+
+
+@dataclass
+class SummaryPhrases:
+    """How entities of one kind are summed up.
+
+    Attributes:
+        order: the relations, most telling first.
+        wordings: by the facts that they state; each is the list of its variants.
+    """
+
+    order: list[str]
+    wordings: dict[frozenset[str], list[list[str]]] = field(default_factory=dict)
+
+    @property
+    def num_facts(self) -> int:
+        """How many facts a summary has: two or three, half of what there is to tell."""
+        return (len(self.order) + 1) // 2
+
+
+@cache
+def load_summary_phrases() -> dict[str, SummaryPhrases]:
+    """The wordings of summaries, by kind."""
+    phrases: dict[str, SummaryPhrases] = {}
+    for line in (Path(__file__).parent / "summaries.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            kind, order = line[2:].split(": ")
+            phrases[kind] = SummaryPhrases(order.split(", "))
+        else:
+            wording = Wording(line, TRAIN)
+            phrases[kind].wordings.setdefault(frozenset(wording.relations), []).append(wording.variants)
+    return phrases
+
+
+def telling_facts(story: Story, passage: Passage) -> list[str]:
+    """The relations of the main entity that a summary of the passage states."""
+    phrases = load_summary_phrases()[story.kind]
+    return [relation for relation in phrases.order if (0, relation) in passage.places][: phrases.num_facts]
+
+
+def summarize(story: Story, passage: Passage, rng: random.Random) -> str:
+    """One line about the main entity of a story: its most telling facts among those that the passage tells."""
+    main = story.main
+    variants = rng.choice(load_summary_phrases()[story.kind].wordings[frozenset(telling_facts(story, passage))])
+    values = {relation: fact.value for relation, fact in main.facts.items()}
+    summary = rng.choice(variants).format(s=main.article + main.name, **values)
+    return summary[0].upper() + summary[1:]
+
+
+class DocumentWriter(Writer):
+    """Tells passages that have to be read to the end: neither the opening nor a fixed choice of facts sums them up."""
+
+    def tell(self, story: Story, aside_values: dict[str, str]) -> Passage:
+        """Write a passage that says more of the main entity than of the other, which may still come first.
+
+        Mostly one fact of the main entity is left out, so that what to sum up has to be looked for, and the first
+        sentence never has all of it. The arguments are those of `Writer.tell`.
+        """
+        facts = story.main.facts
+        while True:
+            passage = self._tell_once(story, aside_values)
+            places = {relation: start for (who, relation), start in passage.places.items() if who == 0}
+            # A value that opens a sentence has a capital letter there, and could not be copied from it.
+            copyable = all(passage.text.startswith(facts[name].value, start) for name, start in places.items())
+            first_end = passage.text.index(".")
+            if copyable and any(places[relation] > first_end for relation in telling_facts(story, passage)):
+                return passage
+
+    def _tell_once(self, story: Story, aside_values: dict[str, str]) -> Passage:
+        rng, phrases = self.rng, load_phrases()[story.kind]
+        relations = list(phrases.relations)
+        told_main = rng.sample(relations, len(relations) - (rng.random() < 0.75))
+        told_other = rng.sample(relations, rng.randint(2, min(3, len(told_main) - 1)))
+        clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
+
+        contrast = self._contrast(clauses) if rng.random() < 0.4 else []
+        about_main, about_other = (self._grouped(who, clauses[who]) for who in (0, 1))
+        opening, about_other = (about_other[:1], about_other[1:]) if rng.random() < 0.3 else ([], about_other)
+        cut = rng.randint(1, max(1, len(about_main)))
+        sentences = opening + about_main[:cut] + contrast + about_other + about_main[cut:]
+        if rng.random() < 0.7:
+            sentences.insert(rng.randrange(1, len(sentences) + 1), [])
+
+        passage, last = Passage(), None
+        for sentence in sentences:
+            self._write(passage, story, sentence, last, aside_values)
+            speakers = {who for who, _ in sentence}
+            last = speakers.pop() if len(speakers) == 1 else None
+        return passage

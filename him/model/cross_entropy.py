@@ -1,0 +1,91 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+Forward and backward pass of output layer and loss are made together, a few rows at a time, so that logits and their
+gradients stay in the cache of the processor (the idea is that of Wijmans et al. 2024, arXiv:2411.09009).
+
+# N targets   C rows of a chunk   D embed_dim   V vocabulary
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_ROWS = 512
+
+
+def cross_entropy_sum(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropy of softmax(hidden @ weight.T + bias), in nats.
+
+    Args:
+        hidden_ND: in the type that products are made in.
+        weight_VD, bias_V: float32.
+        targets_N: int64 classes.
+        label_smoothing: share of each target spread evenly over all V classes, as in `F.cross_entropy`.
+
+    Returns:
+        The sum, a float32 scalar with a gradient, and how many targets have the highest logit, a scalar.
+    """
+    with_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+    return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, label_smoothing, with_gradient)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        targets_N: Tensor,
+        label_smoothing: float,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        device_type = hidden_ND.device.type
+        with torch.autocast(device_type, enabled=False):
+            weight_cast_VD, bias_cast_V = weight_VD.to(hidden_ND.dtype), bias_V.to(hidden_ND.dtype)
+            loss = hidden_ND.new_zeros((), dtype=torch.float32)
+            num_correct = torch.zeros((), dtype=torch.int64, device=hidden_ND.device)
+            if with_gradient:
+                of_hidden_ND = torch.empty_like(hidden_ND)
+                of_weight_VD, of_bias_V = torch.zeros_like(weight_VD), torch.zeros_like(bias_V)
+            for start in range(0, len(targets_N), CHUNK_ROWS):
+                rows = slice(start, start + CHUNK_ROWS)
+                hidden_CD, targets_C1 = hidden_ND[rows], targets_N[rows, None]
+                logits_CV = F.linear(hidden_CD, weight_cast_VD, bias_cast_V).float()
+                at_target_C1 = logits_CV.gather(1, targets_C1)
+                highest_C1 = logits_CV.amax(dim=1, keepdim=True)
+                num_correct += (at_target_C1 >= highest_C1).sum()
+                mean_C1 = logits_CV.mean(dim=1, keepdim=True) if label_smoothing else 0.0
+                exponentials_CV = logits_CV.sub_(highest_C1).exp_()
+                sums_C1 = exponentials_CV.sum(dim=1, keepdim=True)
+                wanted_C1 = (1.0 - label_smoothing) * at_target_C1 + label_smoothing * mean_C1
+                loss += (sums_C1.log() + highest_C1 - wanted_C1).sum()
+                if with_gradient:
+                    gradient_CV = exponentials_CV.div_(sums_C1)
+                    if label_smoothing:
+                        gradient_CV.sub_(label_smoothing / len(bias_V))
+                    gradient_CV.scatter_add_(1, targets_C1, torch.full_like(at_target_C1, label_smoothing - 1.0))
+                    of_bias_V += gradient_CV.sum(dim=0)
+                    gradient_CV = gradient_CV.to(hidden_ND.dtype)
+                    of_hidden_ND[rows] = gradient_CV @ weight_cast_VD
+                    of_weight_VD += gradient_CV.T @ hidden_CD
+        if with_gradient:
+            ctx.save_for_backward(of_hidden_ND, of_weight_VD, of_bias_V)
+        ctx.mark_non_differentiable(num_correct)
+        return loss, num_correct
+
+    @staticmethod
+    def backward(ctx: Any, of_loss: Tensor, of_correct: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden_ND, of_weight_VD, of_bias_V = ctx.saved_tensors
+        return (
+            of_hidden_ND * of_loss.to(of_hidden_ND.dtype),
+            of_weight_VD * of_loss,
+            of_bias_V * of_loss,
+            None,
+            None,
+            None,
+        )

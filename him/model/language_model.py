@@ -1,0 +1,62 @@
+"""Causal language modelling: encoder under a causal mask, tied output layer (Radford et al. 2019, section 2.3).
+
+# B batch   N hypotheses   L length   D embed_dim   V vocabulary
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from him.model.cross_entropy import cross_entropy_sum
+from him.model.decoding_cache import DecodingCache
+from him.model.encoder import EncoderOutput
+from him.model.generative import Decoding, GenerativeModel, last_places, padded
+
+
+class LanguageModel(GenerativeModel):
+    """Predicts each token from those before it."""
+
+    def forward(self, batch: dict[str, Tensor], return_weights: bool = False) -> EncoderOutput:
+        """Encodes `input_ids` (B, L); padding, if there is any, is at the end of a row, where nothing sees it."""
+        length = batch["input_ids"].shape[1]
+        return self.encoder(self.embedding(batch), self._causal_mask(length), return_weights)
+
+    def loss(self, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropy in nats, and the number of tokens predicted rightly.
+
+        Args:
+            batch: `input_ids` (B, L), `labels` int64 (B, L), and, if not all labels count, `is_target` boolean (B, L).
+            label_smoothing: see `cross_entropy_sum`.
+        """
+        hidden_BLD, labels_BL = self(batch).hidden_BLD, batch["labels"]
+        if "is_target" in batch:
+            hidden_ND, targets_N = hidden_BLD[batch["is_target"]], labels_BL[batch["is_target"]]
+        else:
+            hidden_ND, targets_N = hidden_BLD.flatten(0, 1), labels_BL.flatten()
+        return cross_entropy_sum(hidden_ND, self.embedding.tokens.weight, self.output_bias, targets_N, label_smoothing)
+
+    def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:
+        ids_BP, mask_BP = padded([self.window(prompt) for prompt in prompts], self.device)
+        cache = DecodingCache.empty(mask_BP, len(self.encoder.blocks), num_hypotheses)
+        causal = self._causal_mask(ids_BP.shape[1])
+        encoded = self.encoder(self.embedding({"input_ids": ids_BP}), causal, cache=cache)
+        return self._log_probabilities(last_places(encoded.hidden_BLD, mask_BP)), Decoding(cache)
+
+    def advance(self, ids_N: Tensor, decoding: Decoding) -> Tensor:
+        places_N1 = decoding.cache.places_N[:, None]
+        x_N1D = self.embedding({"input_ids": ids_N[:, None], "places": places_N1})
+        return self._log_probabilities(self.encoder.decode(x_N1D, decoding.cache)[:, 0])
+
+    def read_all(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Tensor:
+        rows = [self.window([*prompt, *more]) for prompt, more in zip(prompts, written, strict=True)]
+        ids_NL, mask_NL = padded(rows, self.device)
+        return self._log_probabilities(last_places(self({"input_ids": ids_NL}).hidden_BLD, mask_NL))
+
+    def _log_probabilities(self, hidden_ND: Tensor) -> Tensor:
+        logits_NV = F.linear(hidden_ND, self.embedding.tokens.weight, self.output_bias)
+        return logits_NV.float().log_softmax(dim=-1)
+
+    def _causal_mask(self, length: int) -> Tensor:
+        return torch.ones(1, length, length, dtype=torch.bool, device=self.device).tril()
