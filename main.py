@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from him.command_line import metric_table, run_command
-from him.config import Config
+from him.config import Config, with_shape_of_earlier
 from him.flags import build_parser, parse_command_line
 
 DESCRIPTION = """\
@@ -20,7 +20,7 @@ and hands over a small, fast model.
 
 def main() -> int:
     settings, run = parse_command_line(build_parser(DESCRIPTION), sys.argv[1:])
-    config = Config(**settings) if run is None else None
+    config = Config(**with_shape_of_earlier(settings)) if run is None else None
 
     from him.training.trainer import Interrupted  # PyTorch is loaded only when the flags are sound
     from him.training.workflow import resume, train

@@ -75,6 +75,39 @@ class Config(ModelOptions, DataOptions, OptimizationOptions, TrainingOptions, Ge
             raise CheckpointError(f"{path}: not a configuration of HIM ({error}); restore it or train again") from None
 
 
+# What a run that continues another one takes from it: what its weights have to fit.
+SHAPE = (
+    "num_encoder_layers",
+    "embed_dim",
+    "num_heads",
+    "dim_feedforward",
+    "conv_width",
+    "norm_first",
+    "activation",
+    "positions",
+    "lexical_features",
+    "copy_head",
+    "max_seq_len",
+)
+
+
+def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the model shape of the run that `init_from` among them names, where they say nothing else.
+
+    A run of another task, or none, is left to whoever loads its weights.
+
+    Raises:
+        CheckpointError: the run's configuration is damaged.
+    """
+    path = Path(str(settings.get("init_from") or "")) / "best" / "config.json"
+    if not settings.get("init_from") or not path.is_file():
+        return dict(settings)
+    earlier = Config.load(path)
+    if earlier.task_type != settings.get("task_type", Config().task_type):
+        return dict(settings)
+    return {name: getattr(earlier, name) for name in SHAPE} | dict(settings)
+
+
 def raise_together(faults: Sequence[str]) -> None:
     """Raises one ConfigError that names all faults, if there are any."""
     if faults:
@@ -122,7 +155,7 @@ def _conflicts(config: Config) -> list[str]:
 def _foreign_flags(config: Config) -> list[str]:
     """What was set and only other tasks read."""
     readers = {each.name: each.metadata.get("tasks", (config.task_type,)) for each in fields(config)}
-    if not any(config.task_type in tasks for name, tasks in readers.items() if name != "task_type"):
+    if config.task_type not in {task for each in fields(config) for task in each.metadata.get("tasks", ())}:
         return []  # an unknown task, which is refused by whoever looks it up
     return [
         f"--{each.name} is for --task_type {' or '.join(readers[each.name])}, not {config.task_type}; leave it out"

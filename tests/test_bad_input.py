@@ -15,10 +15,13 @@ from tests.small_runs import (
     ForkedMain,
     assert_one_line,
     call_main,
+    call_script,
     flags,
     run_main,
     small_settings,
+    trained_writer,
     tree,
+    writing_settings,
 )
 
 
@@ -108,7 +111,7 @@ def test_a_message_stays_one_line_whatever_the_file_says(refused, tmp_path):
 def test_contradicting_sources(refused, settings):
     assert_one_line(refused(dataset="sample"), "--dataset", "--train_file", "leave one of them out")
     assert_one_line(refused(train_file=None), "--validation_file is given without --train_file")
-    assert_one_line(refused(corpus_dir="texts"), "--corpus_dir is for language modelling")
+    assert_one_line(refused(corpus_dir="texts"), "--corpus_dir is for --task_type lm, not squad")
     assert_one_line(
         refused(train_file=None, validation_file=None, dataset="squad"), "owner/name on the Hugging Face hub"
     )
@@ -338,3 +341,263 @@ def test_settings_of_a_yaml_file_are_checked_with_the_flags(tmp_path):
     assert_one_line(
         call_main("--config", tmp_path / "a.yaml", "--embed_dim", "250"), "--embed_dim 250 is not divisible"
     )
+
+
+# -- tasks that write text ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory) -> dict[str, dict]:
+    made = {kind: writing_settings(kind, tmp_path_factory.mktemp(kind), 12, 2) for kind in ("summarization", "lm")}
+    return {kind: settings | {"max_steps": 1, "run_name": "run"} for kind, settings in made.items()}
+
+
+@pytest.fixture
+def refused_writing(writing, tmp_path):
+    """As `refused`, for a task that writes text."""
+
+    def run(kind: str, *more: str, **changes) -> Finished:
+        before = tree(tmp_path)
+        finished = call_main(*flags({**writing[kind], "output_dir": tmp_path / "runs", **changes}), *more)
+        assert tree(tmp_path) == before
+        return finished
+
+    return run
+
+
+PAIR = json.dumps({"document": "Ann Bell built the mill in 1902.", "summary": "Ann built a mill."}) + "\n"
+PAIR_FAULTS = {
+    "empty file": (b"", ["there is no record in it", "give at least one document with its summary"]),
+    "no object": (f'{PAIR}["a", "b"]\n'.encode(), [": line 2: is a list, not an object", "write one object a line"]),
+    "an array": (f"[{PAIR}]".encode(), [": line 1: a JSON array begins", "write one object a line, without [ ]"]),
+    "broken off": (f"{PAIR}{PAIR[:30]}".encode(), [": line 2, column", "the JSON breaks off"]),
+    "no summary": (
+        PAIR.encode() + b'{"document": "d"}\n',
+        [': line 2: "summary" is missing (there is "document")', "name its field with --summary_field"],
+    ),
+    "no document": (b'{"article": "d", "summary": "s"}\n', [': line 1: "document" is missing', "--document_field"]),
+    "blank document": (PAIR.encode() + b'\n{"document": " ", "summary": "s"}', [': line 3: "document" is blank']),
+    "blank summary": (PAIR.encode() + b'{"document": "d", "summary": ""}', [': line 2: "summary" is blank']),
+    "summary of another kind": (b'{"document": "d", "summary": 3}', ['"summary" is 3, not text']),
+    "the same id": (
+        b'{"id": 1, "document": "d", "summary": "s"}\n{"id": "1", "document": "e", "summary": "s"}',
+        [': line 2: the id "1" is that of line 1 already'],
+    ),
+    "not UTF-8": (PAIR.replace("Ann", "Änn").encode("latin-1"), ["not UTF-8 at byte", "line 1, byte value 0xc4"]),
+    "binary": (b"\x89PNG\r\n" + bytes(range(256)), ["not UTF-8 at byte 0"]),
+    "deep": (b'{"document": ' + b"[" * 100_000, ["nested too deeply"]),
+    "half a character": (b'{"document": "\\ud800", "summary": "s"}', ["half a character"]),
+}
+
+
+@pytest.mark.parametrize("flag", ["train_file", "validation_file"])
+@pytest.mark.parametrize("fault", PAIR_FAULTS)
+def test_files_of_pairs(refused_writing, tmp_path, fault, flag):
+    content, parts = PAIR_FAULTS[fault]
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    assert_one_line(refused_writing("summarization", **{flag: str(path)}), f"{path}", *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.json", PAIR, ['the ending ".json" of its name tells no format', "let its name end in .jsonl"]),
+        ("a.txt", "text", ['the ending ".txt" of its name tells no format']),
+        ("a.csv", "document;summary\na;b\n", ["has no column", "save the file with commas between the cells"]),
+        ("a.csv", "document,summary\na\n", ["line 2: has 1 cells, and the header line 2"]),
+        ("a.csv", "document,summary\n", ["has a header line and no row below it"]),
+        ("a.parquet", "text", ["not a Parquet file"]),
+    ],
+)
+def test_files_of_pairs_by_their_names(refused_writing, tmp_path, name, content, parts):
+    (tmp_path / name).write_text(content)
+    assert_one_line(refused_writing("summarization", train_file=tmp_path / name), f"{tmp_path / name}", *parts)
+
+
+def test_one_document_cannot_be_held_out(refused_writing, tmp_path):
+    (tmp_path / "one.jsonl").write_text(PAIR)
+    finished = refused_writing("summarization", train_file=tmp_path / "one.jsonl", validation_file=None)
+    assert_one_line(finished, "there is only one document", "give --validation_file FILE")
+
+
+def test_folders_of_texts(refused_writing, tmp_path):
+    folder = tmp_path / "corpus"
+    given = {"corpus_dir": folder, "validation_file": None}
+    assert_one_line(refused_writing("lm", **given), f"--corpus_dir {folder}: no such folder; check the path")
+    folder.mkdir()
+    assert_one_line(refused_writing("lm", **given), "no .txt file in it or below (and no other file)")
+    (folder / "data.json").write_text("{}")
+    assert_one_line(refused_writing("lm", **given), '1 other files, such as "data.json"', "names end in .txt")
+    (folder / "blank.txt").write_text(" \n")
+    assert_one_line(refused_writing("lm", **given), "the file is blank; give files with text in them")
+    (folder / "good.txt").write_text("The mill stood on the river. " * 100)
+    (folder / "image.txt").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    assert_one_line(
+        refused_writing("lm", **given), f"{folder / 'image.txt'}: not UTF-8 at byte 0", "leave the file out"
+    )
+    (folder / "image.txt").write_bytes(b"abc\x00def")
+    assert_one_line(refused_writing("lm", **given), "image.txt: byte 3 is NUL, so it is not text")
+    (folder / "image.txt").write_bytes("The mill".encode("utf-16"))
+    assert_one_line(refused_writing("lm", **given), "it looks like UTF-16; save it as UTF-8")
+
+
+def test_files_of_text(refused_writing, writing, tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("The mill stood on the river. " * 3)
+    given = {"corpus_dir": None, "train_file": path}
+    finished = refused_writing("lm", **given, max_seq_len=128)
+    assert_one_line(finished, f"{path}: ", "tokens to train on are less than one sequence; use more text, or --seq_len")
+    assert_one_line(refused_writing("lm", train_file=path), "--corpus_dir", "--train_file name two sources of text")
+    assert_one_line(refused_writing("lm", corpus_dir=path), "is a file, not a folder; give it as --train_file")
+    assert_one_line(refused_writing("lm", validation_file=tmp_path / "none.txt"), "none.txt: no such file")
+    finished = refused_writing("lm", validation_file=writing["lm"]["corpus_dir"])
+    assert_one_line(finished, "all its files are those of --validation_file")
+    folder = {"corpus_dir": None, "train_file": tmp_path}
+    assert_one_line(refused_writing("lm", **folder), "is a folder, not a file; give it as --corpus_dir")
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "parts"),
+    [
+        (
+            "summarization",
+            "--temperature 0.5 --num_beams 4",
+            ["--temperature 0.5 with --num_beams 4", "use --num_beams 1"],
+        ),
+        (
+            "lm",
+            "--temperature 0.5 --num_beams 4",
+            ["--temperature 0.5 with --num_beams 4: beam search does not sample"],
+        ),
+        (
+            "summarization",
+            "--max_target_len 127",
+            ["--max_target_len 127 leave 0 tokens for a document; use --max_seq"],
+        ),
+        ("summarization", "--max_target_len 2000", ["leave -1873 tokens for a document; use --max_seq_len 2130"]),
+        ("summarization", "--max_target_len 3", ["--max_target_len 3 is out of range; use at least 4"]),
+        ("summarization", "--eval_stride 8", ["--eval_stride is for --task_type lm, not summarization; leave it out"]),
+        ("summarization", "--corpus_dir .", ["--corpus_dir is for --task_type lm, not summarization"]),
+        ("summarization", "--no-lexical_features", ["--lexical_features is for --task_type squad, not summarization"]),
+        ("lm", "--no-copy_head", ["--copy_head is for --task_type summarization, not lm; leave it out"]),
+        ("lm", "--max_target_len 20", ["--max_target_len is for --task_type summarization, not lm; leave it out"]),
+        ("lm", "--doc_stride 4 --summary_field s", ["--doc_stride is for --task_type squad", "--summary_field is for"]),
+        ("lm", "--eval_stride 65", ["--eval_stride 65 is above --seq_len 64; lower it"]),
+        ("lm", "--tokenizer_type words", ["--tokenizer_type words is not known; use wordpiece or bpe or char"]),
+        ("lm", "--text_field text", ['--text_field "text" is about a set of the hub, and --corpus_dir is none']),
+        ("lm", "--conv_width 4", ["--conv_width 4 is even; use 5, or 0 for none"]),
+        ("lm", "--top_p 0", ["--top_p 0.0 is out of range; use more than 0 and at most 1"]),
+        ("lm", "--vocab_size 299", ["--vocab_size 299 is out of range; use at least 300"]),
+        ("lm", "--task_type sumarization", ["--task_type sumarization is not known; use squad", "(summarization?)"]),
+        ("lm", "--task_type ml", ["--task_type ml is not known; use squad or summarization or lm"]),
+        ("lm", "--optimizer mion", ["--optimizer mion is not known", "(muon?)"]),
+        (
+            "summarization",
+            "--document_field d --summary_field d",
+            ['--document_field and --summary_field are both "d"'],
+        ),
+    ],
+)
+def test_flags_of_writing(refused_writing, kind, typed, parts):
+    assert_one_line(refused_writing(kind, *typed.split()), *parts)
+
+
+def test_what_summarization_has_no_room_for_is_said_before_data_is_read(refused_writing, tmp_path):
+    """Reading and encoding a large set takes minutes."""
+    finished = refused_writing("summarization", train_file=tmp_path / "none.jsonl", max_seq_len=48, max_target_len=48)
+    assert_one_line(finished, "--max_seq_len 48 and --max_target_len 48 leave -1 tokens for a document")
+
+
+@pytest.mark.parametrize("kind", ["summarization", "lm"])
+def test_a_set_that_is_not_there(writing, tmp_path, kind):
+    """A process of its own, whose hub is a closed port; nothing is made."""
+    typed = {**writing[kind], "train_file": None, "validation_file": None, "corpus_dir": None}
+    typed |= {"output_dir": tmp_path / "runs", "dataset": "nobody/nothing"}
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    finished = run_main(*flags(typed), environment=environment)
+    assert_one_line(finished, "hub is out of reach", '"nobody/nothing" is not in its cache', "--dataset sample")
+    assert finished.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["summarization", "lm"])
+def test_init_from_a_run_of_another_task(refused_writing, kind):
+    other = "lm" if kind == "summarization" else "summarization"
+    run = trained_writer(other)[1]
+    before = tree(run)
+    finished = refused_writing(kind, init_from=run)
+    assert_one_line(finished, f"--init_from {run}: a {other} model, and --task_type is {kind}; name a run of {kind}")
+    finished = refused_writing(kind, init_from=trained_writer(kind)[1], embed_dim=64)
+    assert_one_line(finished, "model.safetensors: ", "has shape", "give the model flags of that run")
+    assert tree(run) == before
+
+
+def test_what_is_cut_is_said_once(writing, tmp_path):
+    """In the output of a run, with its numbers, and nothing on stderr."""
+    finished = call_main(
+        *flags({**writing["summarization"], "output_dir": tmp_path, "num_epochs": 2, "max_steps": None})
+    )
+    assert (finished.status, finished.err) == (0, "")
+    assert finished.out.count("of 12 training documents are longer than 95 tokens and are cut there") == 1
+
+
+PREDICT_FAULTS = [
+    ("summarization", ["--text", ""], ["--text is empty; give a document"]),
+    ("summarization", ["--text", " \n"], ["--text is empty; give a document"]),
+    ("summarization", ["--question", "Who?"], ["is a summarization run, which takes --text; give just that"]),
+    ("lm", ["--question", "Who?", "--context", "Ann."], ["is a lm run, which takes --text; give just that"]),
+    ("lm", ["--text", "a", "--context", "Ann."], ["is a lm run, which takes --text; give just that"]),
+    ("lm", ["--text", "a", "--example"], ["are three ways; use one of them"]),
+    ("lm", ["--text", "a", "--temperature", "1", "--num_beams", "4"], ["beam search does not sample"]),
+    ("lm", ["--text", "a", "--temperature", "hot"], ["--temperature hot is not a number"]),
+    ("lm", ["--text", "a", "--max_new_tokens", "0"], ["--max_new_tokens 0 is out of range"]),
+    ("summarization", ["--text", "a", "--max_new_tokens", "5"], ["--max_new_tokens is for --task_type lm"]),
+    ("lm", ["--text", "a", "--document_field", "d"], ["--document_field is for --task_type summarization, not lm"]),
+    ("lm", ["--text"], ["expected one argument"]),
+    ("lm", ["--file", "none.txt"], ["none.txt: no such file"]),
+    ("lm", ["--file", "none.jsonl"], ["none.jsonl: no such file"]),
+    ("summarization", ["--file", "none.jsonl"], ["none.jsonl: no such file"]),
+    ("summarization", ["--file", "."], [".: is a folder, not a file"]),
+    ("lm", ["--text", "a", "--device", "gpu"], ["--device gpu is not known"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "typed", "parts"), PREDICT_FAULTS)
+def test_predicting(kind, typed, parts):
+    run = trained_writer(kind)[1]
+    before = tree(run)
+    finished = call_script("predict.py", run, *typed)
+    assert_one_line(finished, *parts, prog="predict.py")
+    assert finished.out == "", "no arrow before an error"
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "parts"),
+    [
+        ("lm", ["--eval_stride", "65"], ["--eval_stride 65 is above --seq_len 64"]),
+        ("summarization", ["--eval_stride", "8"], ["--eval_stride is for --task_type lm"]),
+        ("lm", ["--output", "no/such/folder.json"], ["--output no/such/folder.json: there is no such folder"]),
+        ("lm", ["--output", "x.json", "--eval_samples", "0"], ["--output with --eval_samples 0: nothing was written"]),
+        ("summarization", ["--validation_size", "0"], ["--validation_size 0 is out of range"]),
+    ],
+)
+def test_evaluating(kind, typed, parts, tmp_path, monkeypatch):
+    """A folder that is missing, and predictions that were not wanted, ended in a traceback after the evaluation."""
+    monkeypatch.chdir(tmp_path)
+    settings, run = trained_writer(kind)
+    finished = call_script("evaluate.py", run, "--file", settings["validation_file"], *typed)
+    assert_one_line(finished, *parts, prog="evaluate.py")
+    assert finished.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["summarization", "lm"])
+def test_evaluating_what_is_no_data(kind, tmp_path):
+    run = trained_writer(kind)[1]
+    path = tmp_path / {"summarization": "bad.jsonl", "lm": "bad.txt"}[kind]
+    for content in (b"", b" \n", b"\xff\xfe\x00", b"[1]" if kind == "summarization" else b"a\x00"):
+        path.write_bytes(content)
+        assert_one_line(call_script("evaluate.py", run, "--file", path), str(path), prog="evaluate.py")
+        assert_one_line(call_script("predict.py", run, "--file", path), str(path), prog="predict.py")

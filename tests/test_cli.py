@@ -19,13 +19,17 @@ from tests.small_runs import (
     SETTINGS,
     assert_one_line,
     call_main,
+    call_script,
     flags,
     records,
     run_main,
     sample_documents,
     scalar_series,
     small_settings,
+    trained_writer,
     tree,
+    write_jsonl,
+    writing_settings,
 )
 
 # design.md, section 7
@@ -363,3 +367,168 @@ def test_importing_him_is_quick_and_loads_no_pytorch():
     assert finished.stdout == "False\n"
     with pytest.raises(AttributeError, match="module 'him' has no attribute 'nothing'"):
         him.nothing  # noqa: B018
+
+
+# -- tasks that write text ---------------------------------------------------------------------------------------------
+
+WRITING = ("summarization", "lm")
+TEXT = "Ann Bell built the mill in 1902. Her brother Tom Reed sold it to the town of Norwick in 1910."
+
+
+def run_script(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, f"scripts/{name}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_writing_on_the_built_in_data(tmp_path, kind):
+    """`main.py`, `predict.py` and `evaluate.py` in processes of their own, one after the other."""
+    typed = writing_settings(kind, tmp_path) | {"train_file": None, "validation_file": None, "corpus_dir": None}
+    typed |= {"dataset": "sample", "sample_size": 40, "validation_size": 3, "num_epochs": 1, "run_name": "run"}
+    finished = run_main(*flags(typed), environment={"PYTHONIOENCODING": "ascii"})
+    assert (finished.status, finished.err) == (0, "")
+    run = tmp_path / "runs" / "run"
+    lines = finished.out.splitlines()
+    assert f"best model: {run}/best, of epoch 1" in lines
+    shown = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert {"Loss", "Perplexity", "Accuracy", "Diversity/distinct-1"} < shown
+    assert ("ROUGE-L" in shown, "Bits_Per_Byte" in shown) == (kind == "summarization", kind == "lm")
+    (epoch,) = (line for line in lines if line.startswith("epoch 1/1  loss "))
+    assert {"summarization": "ROUGE-L/val", "lm": "Bits_Per_Byte/val"}[kind] in epoch
+
+    predicted = run_script("predict.py", run, "--text", TEXT, "--json")
+    assert (predicted.returncode, predicted.stderr) == (0, "")
+    assert set(json.loads(predicted.stdout)) == {"text", "num_tokens", "num_cut"}
+    config = Config.load(run / "config.json")
+    assert (config.dataset, config.task_type, config.doc_stride) == ("sample", kind, Config().doc_stride)
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_predicting_a_text(kind):
+    """People see the text, of lm as it is written; JSON has the same text."""
+    _, run = trained_writer(kind)
+    typed = ["--text", TEXT] + (["--max_new_tokens", "20", "--temperature", "1"] if kind == "lm" else [])
+    shown, as_json = call_script("predict.py", run, *typed), call_script("predict.py", run, *typed, "--json")
+    assert (shown.status, shown.err, as_json.status, as_json.err) == (0, "", 0, "")
+    answer = json.loads(as_json.out)
+    assert len(as_json.out.splitlines()) == 1
+    assert shown.out == f"→ {answer['text']}\n"
+    assert answer["num_tokens"] <= {"summarization": 32, "lm": 20}[kind]
+    assert call_script("predict.py", run, "--text", TEXT * 20).status == 0
+    assert call_script("predict.py", run, typed=f"{TEXT}\n\n").out.startswith("→ ")
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_predicting_by_sampling(kind):
+    _, run = trained_writer(kind)
+    more = ["--text", TEXT, "--num_beams", "1", "--temperature", "1.2", "--top_k", "200", "--top_p", "0.95", "--json"]
+    texts = [call_script("predict.py", run, *more, "--seed", str(seed)).out for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    cold = [call_script("predict.py", run, *more[:4], "--json", *rest).out for rest in ([], ["--top_k", "1"])]
+    assert cold[0] == cold[1]
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_predicting_a_long_text(kind):
+    """What was not read is said, once."""
+    _, run = trained_writer(kind)
+    answer = json.loads(call_script("predict.py", run, "--text", TEXT * 20, "--json").out)
+    assert answer["num_cut"] > 500
+    if kind == "summarization":
+        out = call_script("predict.py", run, "--text", TEXT * 20).out
+        assert out.endswith(f"  (the last {answer['num_cut']:,} tokens were not read)\n")
+        assert out.count("not read") == 1
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_predicting_the_example(kind):
+    """The JSON object stood behind the text of the example."""
+    _, run = trained_writer(kind)
+    shown = call_script("predict.py", run, "--example")
+    assert shown.status == 0
+    text, answer = shown.out.split("→ ", 1)
+    assert len(text) > 80
+    again = json.loads(call_script("predict.py", run, "--example", "--json").out)
+    assert answer.startswith(again["text"])
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("summarization", ".jsonl"), ("summarization", ".csv"), ("lm", ".jsonl"),
+                                              ("lm", ".csv"), ("lm", ".txt")])  # fmt: skip
+def test_predicting_a_file(tmp_path, kind, ending):
+    """Documents need no summaries, and their field may have another name than in training."""
+    _, run = trained_writer(kind)
+    field = "body" if kind == "summarization" else "text"
+    path = tmp_path / f"texts{ending}"
+    if ending == ".jsonl":
+        write_jsonl(path, [{"id": "é1", field: TEXT}, {"id": 2, field: "The mill."}])
+        texts = {"é1": TEXT, "2": "The mill."}
+    elif ending == ".csv":
+        path.write_text(f'{field}\n"{TEXT}"\n"The\nmill."\n')
+        texts = {"0": TEXT, "1": "The\nmill."}
+    else:
+        path.write_text(TEXT)
+        texts = {"0": TEXT}
+    more = ["--file", path] + (["--document_field", "body"] if kind == "summarization" else [])
+    shown, as_json = call_script("predict.py", run, *more), call_script("predict.py", run, *more, "--json")
+    assert (shown.status, shown.err, as_json.status) == (0, "", 0)
+    answers = json.loads(as_json.out)
+    assert list(answers) == list(texts)
+    lines = [line.split("\t", 1) for line in shown.out.splitlines()]
+    assert [id for id, _ in lines] == list(texts), "a line each, whatever is written"
+    predictor = him.load(run)
+    for id, text in texts.items():
+        assert answers[id]["text"] == predictor.predict(text=text).text
+
+
+@pytest.mark.parametrize("kind", WRITING)
+def test_evaluating_a_file(kind, tmp_path, monkeypatch):
+    """The run's own numbers on its own validation file, from any folder, and nothing left behind there."""
+    settings, run = trained_writer(kind)
+    before = tree(run.parent.parent)
+    monkeypatch.chdir(tmp_path)
+    more = ["--file", settings["validation_file"], "--json", "--output", "written.json"]
+    finished = call_script("evaluate.py", run, *more)
+    assert (finished.status, finished.err) == (0, "")
+    found = json.loads(finished.out)
+    expected = json.loads((run / "best" / "metrics.json").read_text())
+    assert found["metrics"] == {name: value for name, value in expected.items() if name not in ("step", "epoch")}
+    assert json.loads(Path("written.json").read_text()) == json.loads((run / "predictions.json").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {"written.json"}
+    assert tree(run.parent.parent) == before
+
+
+def test_evaluating_a_part_of_a_file(tmp_path):
+    settings, run = trained_writer("summarization")
+    file = ["--file", settings["validation_file"], "--json"]
+    part = call_script("evaluate.py", run, *file, "--validation_size", "2", "--output", tmp_path / "two.json")
+    assert part.status == 0, part
+    assert list(json.loads((tmp_path / "two.json").read_text())) == [
+        "sample-validation-00000",
+        "sample-validation-00001",
+    ]
+    loss = json.loads(call_script("evaluate.py", run, *file, "--eval_samples", "0").out)["metrics"]
+    assert set(loss) == {"Loss", "Perplexity", "Accuracy"}
+    greedy = json.loads(call_script("evaluate.py", run, *file, "--num_beams", "1").out)["metrics"]
+    assert greedy["Loss"] == loss["Loss"]
+    write_jsonl(tmp_path / "other.jsonl", [{"body": TEXT, "title": "The mill."}])
+    named = ["--document_field", "body", "--summary_field", "title"]
+    assert call_script("evaluate.py", run, "--file", tmp_path / "other.jsonl", *named).status == 0
+
+
+def test_evaluating_text_with_more_context():
+    """Each token sees at least 56 others: that is never much worse, and other numbers than without."""
+    settings, run = trained_writer("lm")
+    file = ["--file", settings["validation_file"], "--json"]
+    values = [
+        json.loads(call_script("evaluate.py", run, *file, *more).out)["metrics"]["Bits_Per_Byte"]
+        for more in ([], ["--eval_stride", "64"], ["--eval_stride", "8"])
+    ]
+    assert values[0] == values[1] != values[2]
+    assert values[2] < values[0] + 0.01

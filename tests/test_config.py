@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from him.config import Config, field_names, kind_of
+from him.config import Config, field_names, kind_of, with_shape_of_earlier
 from him.errors import CheckpointError, ConfigError, HimError
 from him.flags import build_parser, parse_command_line
 from him.tasks import TASKS, task_class
@@ -543,3 +543,38 @@ def test_json_that_is_not_there(tmp_path):
 
 def test_errors_of_users_have_one_base():
     assert issubclass(ConfigError, HimError) and issubclass(CheckpointError, HimError)
+
+
+# --- continuing an earlier run ----------------------------------------------------------------------------------------
+
+
+def earlier_run(folder: Path, **settings) -> str:
+    (folder / "best").mkdir(parents=True)
+    Config(**settings).save(folder / "best" / "config.json")
+    return str(folder)
+
+
+def test_shape_of_an_earlier_run_is_taken_over(tmp_path):
+    run = earlier_run(tmp_path / "run", task_type="lm", embed_dim=64, norm_first=False, dropout=0.3, max_seq_len=40)
+    settings = with_shape_of_earlier({"task_type": "lm", "init_from": run, "num_heads": "4"})
+    config = Config(**settings)
+    assert (config.embed_dim, config.norm_first, config.max_seq_len) == (64, False, 40)
+    assert config.num_heads == 4, "what is said wins"
+    assert config.dropout is None, "the recipe is the new run's own"
+
+
+@pytest.mark.parametrize("more", [{}, {"init_from": None}, {"init_from": "no/such/run"}])
+def test_without_an_earlier_run_settings_stay(more):
+    assert with_shape_of_earlier({"embed_dim": 64, **more}) == {"embed_dim": 64, **more}
+
+
+def test_an_earlier_run_of_another_task_gives_no_shape(tmp_path):
+    settings = {"task_type": "squad", "init_from": earlier_run(tmp_path / "run", task_type="lm", embed_dim=64)}
+    assert with_shape_of_earlier(settings) == settings
+
+
+def test_a_damaged_configuration_of_an_earlier_run(tmp_path):
+    run = Path(earlier_run(tmp_path / "run"))
+    (run / "best" / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not a configuration of HIM"):
+        with_shape_of_earlier({"init_from": str(run)})

@@ -13,7 +13,7 @@ import him
 from him.data.squad_json import read_squad, squad_from_document
 from him.errors import CheckpointError, ConfigError, DataError
 from him.predict import Predictor
-from tests.small_runs import trained_run, tree
+from tests.small_runs import trained_run, trained_writer, tree
 
 CONTEXT = "Ann Bell built the mill in 1902. Her brother Tom Reed sold it to the town of Norwick in 1910."
 
@@ -271,3 +271,69 @@ def test_a_file_without_answers_can_be_predicted_but_not_scored(predictor, setti
     assert {id: answer.text for id, answer in found.items()} == {id: answer.text for id, answer in expected.items()}
     with pytest.raises(DataError, match='asked.json: .*"answers" is missing'):
         predictor.evaluate(str(tmp_path / "asked.json"))
+
+
+# -- tasks that write text ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["summarization", "lm"])
+def writer(request) -> tuple[Path, Predictor]:
+    run = trained_writer(request.param)[1]
+    return run, him.load(run)
+
+
+def test_a_writer_answers_alike_each_time(writer):
+    run, predictor = writer
+    assert not predictor.model.training
+    answers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        answers.append(predictor.predict(text=CONTEXT))
+    assert answers[0] == answers[1] == him.load(run / "best").predict(text=CONTEXT)
+    sampler = him.load(run, num_beams=1, temperature=1.0)
+    state = torch.random.get_rng_state()
+    sampler.predict(text=CONTEXT)
+    assert torch.equal(torch.random.get_rng_state(), state), "sampling has a generator of its own"
+
+
+def test_a_writer_takes_settings_for_the_use(writer):
+    run, predictor = writer
+    assert him.load(run, num_beams=2, length_penalty=2.0).predict(text=CONTEXT).num_tokens > 0
+    with pytest.raises(ConfigError, match="beam search does not sample"):
+        him.load(run, num_beams=2, temperature=1.0)
+    with pytest.raises(ConfigError, match="--max_answer_words is for --task_type squad"):
+        him.load(run, max_answer_words=3)
+    with pytest.raises(TypeError, match="question"):
+        predictor.predict(question="Who?", context=CONTEXT)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_damaged_writers(writer, tmp_path, name, damage):
+    shutil.copytree(writer[0] / "best", tmp_path / "best")
+    path = tmp_path / "best" / name
+    content = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(
+        CheckpointError, match=r"no finished model there|such file|cannot be read|not a configuration"
+    ) as error:
+        him.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"embed_dim": 64}, {"positions": "learned"}, {"conv_width": 3}])
+def test_a_writer_of_another_shape(writer, changes):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .* has shape .*, this model has"):
+        him.load(writer[0], **changes)
+
+
+def test_a_writer_needs_texts_that_are_there(writer):
+    """An empty prompt begins a text; an empty document has no summary."""
+    run, predictor = writer
+    if predictor.task.name == "lm":
+        assert predictor.predict(text="").num_tokens > 0
+        assert him.load(run, num_beams=2).predict(text=" ").num_cut == 0
+        return
+    for blank in ("", " ", "\n\t", "\u00a0"):
+        with pytest.raises(ConfigError, match="^--text is empty; give a document$"):
+            predictor.predict(text=blank)

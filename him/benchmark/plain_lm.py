@@ -77,13 +77,13 @@ def plain_lr_at(step: int, config: Config) -> float:
     num_warmup = math.ceil(config.warmup_share * config.max_steps)
     if step < num_warmup:
         return config.learning_rate * (step + 1) / num_warmup
-    progress = (step - num_warmup) / max(1, config.max_steps - num_warmup)
+    progress = min(1.0, (step - num_warmup) / max(1, config.max_steps - num_warmup))
     share = LOWEST_RATE_SHARE + (1 - LOWEST_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
     return config.learning_rate * share
 
 
-def plain_steps(model: nn.Module, ids: np.ndarray, config: Config, compute: Compute) -> Iterator[None]:
-    """Trains for ever, a step each time the next item is asked for.
+def plain_steps(model: nn.Module, ids: np.ndarray, config: Config, compute: Compute) -> Iterator[int]:
+    """Trains for ever, a step for each item that is asked for, which is the number of its tokens.
 
     Args:
         model: a `PlainGPT` on its device.
@@ -112,7 +112,7 @@ def plain_steps(model: nn.Module, ids: np.ndarray, config: Config, compute: Comp
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        yield
+        yield labels_BL.numel()
 
 
 def random_crops(ids: np.ndarray, batch_size: int, length: int, compute: Compute) -> tuple[Tensor, Tensor]:

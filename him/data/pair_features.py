@@ -148,7 +148,8 @@ class PairBatches:
         row_lengths = prompt_lengths + summary_lengths
         length = bucket_length(int(row_lengths.max()), self.max_seq_len)
         ids = np.full((len(numbers), length), self.pad_id, np.int64)
-        labels = np.full((len(numbers), int(summary_lengths.max()) + 1), -1, np.int64)
+        longest = bucket_length(int(summary_lengths.max()) + 1, self.summary_room + 1, multiple=8)
+        labels = np.full((len(numbers), longest), -1, np.int64)
         for row, number in enumerate(numbers):
             prompt, end = self.prompt(number), int(row_lengths[row])
             summary = self.features.summaries[number][: self.summary_room]

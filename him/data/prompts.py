@@ -5,6 +5,7 @@ from pathlib import Path
 
 from him.data.documents import file_documents, read_text_file, whole
 from him.data.pairs import read_pairs
+from him.data.text_files import fail, shown_source
 
 
 def read_prompts(path: str | PathLike) -> dict[str, str]:
@@ -16,5 +17,8 @@ def read_prompts(path: str | PathLike) -> dict[str, str]:
     """
     if Path(path).suffix.lower() != ".txt":
         return {pair.id: pair.document for pair in read_pairs(path, "text", summaries_required=False).pairs}
-    (text,) = file_documents([whole(read_text_file(path))], str(path))
-    return {"0": text.removesuffix("\n")}
+    file = read_text_file(path)
+    if file.is_blank:
+        fail(shown_source(path), "the file is blank", "write the beginning of a text into it")
+    (text,) = file_documents([whole(file)], str(path))
+    return {"0": text.removesuffix("\n").removesuffix("\r")}

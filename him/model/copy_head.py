@@ -40,9 +40,10 @@ class CopyHead(nn.Module):
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
         self.query = nn.Linear(embed_dim, embed_dim)
-        self.previous_query = nn.Linear(embed_dim, embed_dim)
-        self.key = nn.Linear(embed_dim, embed_dim)
-        self.previous_key = nn.Linear(embed_dim, embed_dim)
+        self.previous_query = nn.Linear(embed_dim, embed_dim, bias=False)
+        # A bias of the keys would add the same to all scores of a place.
+        self.key = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.previous_key = nn.Linear(embed_dim, embed_dim, bias=False)
         self.gate = nn.Linear(embed_dim, 1)
 
     def source(self, hidden_NSD: Tensor, embedded_NSD: Tensor, ids_NS: Tensor, mask_NS: Tensor) -> CopySource:
@@ -73,22 +74,21 @@ class CopyHead(nn.Module):
         return scores_NTS.log_softmax(dim=-1), self.gate(hidden_NTD).float().squeeze(-1)
 
 
-def copied_log_probabilities(log_weights_NTS: Tensor, source_ids_NS: Tensor, targets_NT: Tensor) -> Tensor:
-    """Log of the summed weight of the places that hold the target; very low, not -inf, where none does; (N, T)."""
-    holds_NTS = source_ids_NS[:, None, :] == targets_NT[:, :, None]
-    return log_weights_NTS.masked_fill(~holds_NTS, FORBIDDEN_SCORE).logsumexp(dim=-1)
+def copied_log_probabilities(log_weights_NS: Tensor, source_ids_NS: Tensor, targets_N: Tensor) -> Tensor:
+    """Log of the summed weight of the places that hold the target; very low, not -inf, where none does; (N,)."""
+    holds_NS = source_ids_NS == targets_N[:, None]
+    return log_weights_NS.masked_fill(~holds_NS, FORBIDDEN_SCORE).logsumexp(dim=-1)
 
 
 def mixed_probabilities(
-    vocabulary_NTV: Tensor, log_weights_NTS: Tensor, gate_logits_NT: Tensor, source_ids_NS: Tensor
+    vocabulary_NV: Tensor, log_weights_NS: Tensor, gate_logits_N: Tensor, source_ids_NS: Tensor
 ) -> Tensor:
-    """Probabilities (N, T, V) of writing each token from the vocabulary or from the source.
+    """Probabilities (N, V) of writing each token from the vocabulary or from the source.
 
     Args:
-        vocabulary_NTV: probabilities over the vocabulary, which are overwritten.
-        log_weights_NTS, gate_logits_NT: what `CopyHead` returns.
-        source_ids_NS: the source tokens.
+        vocabulary_NV: probabilities over the vocabulary, which are overwritten.
+        log_weights_NS, gate_logits_N: what `CopyHead` returns, for each of N places.
+        source_ids_NS: the source tokens that each place may copy.
     """
-    gate_NT1 = gate_logits_NT.sigmoid()[:, :, None]
-    ids_NTS = source_ids_NS[:, None, :].expand(log_weights_NTS.shape)
-    return vocabulary_NTV.mul_(1.0 - gate_NT1).scatter_add_(2, ids_NTS, gate_NT1 * log_weights_NTS.exp())
+    gate_N1 = gate_logits_N.sigmoid()[:, None]
+    return vocabulary_NV.mul_(1.0 - gate_N1).scatter_add_(1, source_ids_NS, gate_N1 * log_weights_NS.exp())

@@ -154,7 +154,8 @@ def _choose_step_by_step(steps: Steps, decoder: Decoder) -> Iterator[list[int | 
     for number in range(decoder.max_new_tokens):
         if number > 0:
             log_probabilities_NV = steps.next(written, None)
-        _forbid(log_probabilities_NV, written, decoder)
+        # Of a text that has ended, nothing is blocked: it is carried along, and everything may be in it already.
+        _forbid(log_probabilities_NV, [[] if over else ids for over, ids in zip(ended, written, strict=True)], decoder)
         chosen = _choose(log_probabilities_NV, decoder, generator).tolist()
         for row, token in enumerate(chosen):
             written[row].append(token)
@@ -168,7 +169,8 @@ def _choose(log_probabilities_NV: Tensor, decoder: Decoder, generator: torch.Gen
     """(N,) ids."""
     if decoder.temperature == 0:
         return log_probabilities_NV.argmax(dim=-1)
-    scores_NV = log_probabilities_NV / decoder.temperature
+    # From the highest down, so that no temperature is too low to divide by.
+    scores_NV = (log_probabilities_NV - log_probabilities_NV.amax(dim=-1, keepdim=True)) / decoder.temperature
     if decoder.top_k:
         lowest_N1 = scores_NV.topk(min(decoder.top_k, scores_NV.shape[1])).values[:, -1:]
         scores_NV = scores_NV.masked_fill(scores_NV < lowest_N1, NEVER)
@@ -220,8 +222,8 @@ class _Search:
         del self.ended[self.decoder.num_beams :]
 
     def look_ahead(self, best_running: float, length: int) -> None:
-        """Ends the search when even the best running hypothesis, ended now, would come last."""
-        if len(self.ended) == self.decoder.num_beams:
+        """Ends the search, for good, when even the best running hypothesis, ended now, would come last."""
+        if not self.is_over and len(self.ended) == self.decoder.num_beams:
             self.is_over = self.ended[-1][0] >= best_running / length**self.decoder.length_penalty
 
 

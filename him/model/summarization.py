@@ -3,7 +3,8 @@
 Prefix language model: Liu et al. 2018 (arXiv:1801.10198), Dong et al. 2019 (arXiv:1905.03197), "sequence-to-sequence
 mask". A row is `[CLS] document [SEP] summary [SEP] padding`; the prompt ends with the first [SEP].
 
-# B batch   N hypotheses   L length   P longest prompt   T longest summary   D embed_dim   V vocabulary
+# B batch   N hypotheses, or targets of a batch   L length   P longest prompt   S source   T longest summary
+# D embed_dim   V vocabulary
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from him.model.decoding_cache import DecodingCache
 from him.model.embeddings import InputEmbedding
 from him.model.encoder import Encoder, EncoderOutput
 from him.model.generative import Decoding, GenerativeModel, last_places, padded
+
+TARGET_MULTIPLE = 64
 
 
 @dataclass
@@ -54,37 +57,30 @@ class SummarizationModel(GenerativeModel):
             label_smoothing: share of each target spread evenly over the vocabulary, which copying has no part in.
         """
         hidden_BLD = self(batch).hidden_BLD
-        labels_BT, places_BT = batch["labels"], batch["label_places"]
-        is_target_BT = labels_BT >= 0
-        labels_BT = labels_BT.clamp(min=0)
-        hidden_BTD = hidden_BLD.gather(1, places_BT[:, :, None].expand(-1, -1, hidden_BLD.shape[2]))
-        vocabulary_BTV = self._logits(hidden_BTD).log_softmax(dim=-1)
-        log_chosen_BT = vocabulary_BTV.gather(2, labels_BT[:, :, None]).squeeze(2)
+        places_BT = batch["label_places"]
+        hidden_BTD = _at(hidden_BLD, places_BT)
+        chosen_N, counts_N = _targets(batch["labels"] >= 0)
+        labels_N = batch["labels"].flatten()[chosen_N].clamp(min=0)
+        vocabulary_NV = self._logits(hidden_BTD.flatten(0, 1)[chosen_N]).log_softmax(dim=-1)
+        log_chosen_N = vocabulary_NV.gather(1, labels_N[:, None]).squeeze(1)
         if self.copy is None:
-            first_choice_BT = vocabulary_BTV.detach().argmax(dim=-1)
+            first_choice_N = vocabulary_NV.detach().max(dim=-1).indices  # `argmax` takes twice as long on CPUs
         else:
-            embedded_BLD = self._embedded(batch["input_ids"])
-            previous_BTD = embedded_BLD.gather(1, places_BT[:, :, None].expand(hidden_BTD.shape))
-            prompt_length = int((batch["token_type_ids"] == 0).logical_and(batch["attention_mask"]).sum(dim=1).max())
-            source = self._source(
-                hidden_BLD[:, :prompt_length],
-                embedded_BLD[:, :prompt_length],
-                batch["input_ids"][:, :prompt_length],
-                (batch["attention_mask"] & (batch["token_type_ids"] == 0))[:, :prompt_length],
-            )
-            log_weights_BTS, gate_BT = self.copy(hidden_BTD, previous_BTD, source)
-            log_copied_BT = copied_log_probabilities(log_weights_BTS, source.ids_NS, labels_BT)
-            log_chosen_BT = torch.logaddexp(
-                F.logsigmoid(gate_BT) + log_copied_BT, F.logsigmoid(-gate_BT) + log_chosen_BT
-            )
+            ids_BL, embedded_BLD = batch["input_ids"], self._embedded(batch["input_ids"])
+            in_prompt_BL = batch["attention_mask"] & (batch["token_type_ids"] == 0)
+            source = self.copy.source(hidden_BLD, embedded_BLD, ids_BL, in_prompt_BL)
+            log_weights_BTS, gate_BT = self.copy(hidden_BTD, _at(embedded_BLD, places_BT), source)
+            log_weights_NS, gate_N = log_weights_BTS.flatten(0, 1)[chosen_N], gate_BT.flatten()[chosen_N]
+            ids_NS = ids_BL[chosen_N // places_BT.shape[1]]
+            log_copied_N = copied_log_probabilities(log_weights_NS, ids_NS, labels_N)
+            log_chosen_N = torch.logaddexp(F.logsigmoid(gate_N) + log_copied_N, F.logsigmoid(-gate_N) + log_chosen_N)
             with torch.no_grad():
-                mixed_BTV = mixed_probabilities(vocabulary_BTV.exp(), log_weights_BTS, gate_BT, source.ids_NS)
-                first_choice_BT = mixed_BTV.argmax(dim=-1)
-        loss_BT = -log_chosen_BT
+                mixed_NV = mixed_probabilities(vocabulary_NV.exp(), log_weights_NS, gate_N, ids_NS)
+                first_choice_N = mixed_NV.max(dim=-1).indices
+        loss_N = -log_chosen_N
         if label_smoothing:
-            loss_BT = (1.0 - label_smoothing) * loss_BT - label_smoothing * vocabulary_BTV.mean(dim=-1)
-        num_correct = ((first_choice_BT == labels_BT) & is_target_BT).sum()
-        return loss_BT.masked_fill(~is_target_BT, 0.0).sum(), num_correct
+            loss_N = (1.0 - label_smoothing) * loss_N - label_smoothing * vocabulary_NV.mean(dim=-1)
+        return loss_N[counts_N].sum(), (first_choice_N == labels_N)[counts_N].sum()
 
     def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, SummaryDecoding]:
         ids_BP, mask_BP = padded(prompts, self.device)
@@ -94,7 +90,7 @@ class SummarizationModel(GenerativeModel):
         hidden_BPD = hidden_BPD.hidden_BLD
         source = None
         if self.copy is not None:
-            source = self._source(hidden_BPD, self._embedded(ids_BP), ids_BP, mask_BP)
+            source = self.copy.source(hidden_BPD, self._embedded(ids_BP), ids_BP, mask_BP)
         lengths_B = mask_BP.sum(dim=1)
         last_B1 = ids_BP.gather(1, lengths_B[:, None] - 1)
         log_probabilities_BV = self._log_probabilities(last_places(hidden_BPD, mask_BP)[:, None], last_B1, source)
@@ -114,12 +110,9 @@ class SummarizationModel(GenerativeModel):
         hidden_NLD = self(batch).hidden_BLD
         source = None
         if self.copy is not None:
-            source = self._source(hidden_NLD, self._embedded(ids_NL), ids_NL, in_prompt_NL)
+            source = self.copy.source(hidden_NLD, self._embedded(ids_NL), ids_NL, in_prompt_NL)
         last_N1 = ids_NL.gather(1, mask_NL.sum(dim=1, keepdim=True) - 1)
         return self._log_probabilities(last_places(hidden_NLD, mask_NL)[:, None], last_N1, source)
-
-    def _source(self, hidden_NSD: Tensor, embedded_NSD: Tensor, ids_NS: Tensor, mask_NS: Tensor) -> CopySource:
-        return self.copy.source(hidden_NSD, embedded_NSD, ids_NS, mask_NS)
 
     def _embedded(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.embedding.tokens.weight)
@@ -132,8 +125,26 @@ class SummarizationModel(GenerativeModel):
         if self.copy is None:
             return logits_N1V.log_softmax(dim=-1)[:, 0]
         log_weights_N1S, gate_N1 = self.copy(hidden_N1D, self._embedded(last_N1), source)
-        mixed_N1V = mixed_probabilities(logits_N1V.softmax(dim=-1), log_weights_N1S, gate_N1, source.ids_NS)
-        return mixed_N1V[:, 0].log()
+        vocabulary_NV = logits_N1V[:, 0].softmax(dim=-1)
+        mixed_NV = mixed_probabilities(vocabulary_NV, log_weights_N1S[:, 0], gate_N1[:, 0], source.ids_NS)
+        return mixed_NV.clamp_min_(torch.finfo(mixed_NV.dtype).tiny).log_()  # 0 would be as if forbidden
+
+
+def _targets(is_target_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the True places, counted row by row, and which of these numbers count.
+
+    There are a few more than that, so that their number is a multiple of `TARGET_MULTIPLE`: with any number, what is as
+    large as the vocabulary is of another size in each step, and the memory of freed ones fits nothing any more.
+    """
+    chosen_N = is_target_BT.flatten().nonzero().squeeze(1)
+    num_more = -len(chosen_N) % TARGET_MULTIPLE
+    counts_N = torch.arange(len(chosen_N) + num_more, device=chosen_N.device) < len(chosen_N)
+    return F.pad(chosen_N, (0, num_more)), counts_N
+
+
+def _at(x_BLD: Tensor, places_BT: Tensor) -> Tensor:
+    """The vectors at these places of each row, (B, T, D)."""
+    return x_BLD.gather(1, places_BT[:, :, None].expand(-1, -1, x_BLD.shape[2]))
 
 
 def prefix_mask(present_BL: Tensor, in_prompt_BL: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +37,7 @@ MOST_SAMPLES = 8  # continuations written at an evaluation
 SAMPLE_PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 64
 ATTENTION_TOKENS = 48
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class LanguageModelingTask(Task):
@@ -203,14 +205,19 @@ class LanguageModelingTask(Task):
     def _pieces(self, model: nn.Module, compute: Compute, text: str) -> Iterator[str]:
         decoder = decoder_of(self.config, self.tokenizer, self.config.max_new_tokens)
         prompt = self._prompt(text)
-        ids, said = [], ""
-        with compute.autocast():
-            for token in stream(model, prompt, decoder):
-                ids.append(token)
-                now = decode(self.tokenizer, ids)
-                if not now.endswith("\N{REPLACEMENT CHARACTER}"):  # in the middle of a character
-                    yield now[len(said) :]
-                    said = now
+        ids, said, tokens = [], "", stream(model, prompt, decoder)
+        while True:
+            with compute.autocast():  # and not between the pieces, where others may compute
+                token = next(tokens, None)
+            if token is None:
+                break
+            ids.append(token)
+            now = decode(self.tokenizer, ids)
+            # In the middle of a character; the bytes of a character tokenizer are read together with the next ones.
+            is_open = now.endswith("\N{REPLACEMENT CHARACTER}") or BYTE.fullmatch(self.tokenizer.id_to_token(token))
+            if not is_open:
+                yield now[len(said) :]
+                said = now
         if rest := decode(self.tokenizer, ids)[len(said) :]:  # a character that was never completed
             yield rest
 
@@ -239,7 +246,9 @@ class LanguageModelingTask(Task):
 
     def example_inputs(self) -> dict[str, str]:
         """The beginning of a built-in validation document."""
-        text = next(iter(load_corpus(dataset="sample", validation_size=1).validation))
+        from him.data.sample import text_sample
+
+        _, (text,) = text_sample(num_train=0, num_validation=1)
         return {"text": text[: text.index(" ", 80)]}
 
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,15 +50,12 @@ class SummarizationTask(Task):
         "num_beams": 4,
         "no_repeat_ngram_size": 3,
         "dropout": 0.0,
+        "conv_width": 5,
     }
     shown_metrics: ClassVar[tuple[str, ...]] = ("ROUGE-L", "Perplexity")
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        if (room := document_room(config.max_seq_len, config.max_target_len)) < 1:
-            raise ConfigError(
-                f"--max_seq_len {config.max_seq_len} and --max_target_len {config.max_target_len} leave {room} tokens "
-                f"for a document; use --max_seq_len {config.max_target_len + 130}"
-            )
+        _check_room(config)
         self.config = config
         self.tokenizer = tokenizer
         self.train_batches: PairBatches | None = None
@@ -75,6 +74,7 @@ class SummarizationTask(Task):
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SummarizationTask:
         """Reads the data, trains or loads the tokenizer, and builds features or takes them from the cache."""
+        _check_room(config)
         splits = load_pairs(
             train_files=config.train_file,
             validation_file=config.validation_file,
@@ -112,6 +112,15 @@ class SummarizationTask(Task):
     @property
     def train_lengths(self) -> np.ndarray:
         return self.train_batches.lengths
+
+    @cached_property
+    def train_digest(self) -> str:
+        """By the tokens of all pairs: where most documents are cut, the lengths of other ones are the same."""
+        features, digest = self.train_batches.features, hashlib.sha256()
+        for part in (features.documents, features.summaries):
+            digest.update(np.ascontiguousarray(part.offsets, np.int64))
+            digest.update(np.ascontiguousarray(part.values))
+        return digest.hexdigest()[:16]
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `PairBatches.batch`."""
@@ -296,6 +305,14 @@ class SummarizationTask(Task):
             weights=[layer[0].float().cpu().numpy() for layer in weights],
             special=[id in (batches.cls_id, batches.sep_id, batches.pad_id) for id in ids],
             sections=tuple(section for section in sections if section[1] <= section[2]),
+        )
+
+
+def _check_room(config: Config) -> None:
+    if (room := document_room(config.max_seq_len, config.max_target_len)) < 1:
+        raise ConfigError(
+            f"--max_seq_len {config.max_seq_len} and --max_target_len {config.max_target_len} leave {room} tokens for "
+            f"a document; use --max_seq_len {config.max_target_len + 130}"
         )
 
 

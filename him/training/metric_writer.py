@@ -23,7 +23,8 @@ class MetricWriter:
     def __init__(self, folder: Path, resumed_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        purge_step = None if resumed_step is None else resumed_step + 1
+        # Of a new run too: TensorBoard takes the first mark of a start that it sees for no restart and hides nothing.
+        purge_step = 0 if resumed_step is None else resumed_step + 1
         self.path = folder / "metrics.jsonl"
         if resumed_step is not None:
             _drop_after(self.path, resumed_step)

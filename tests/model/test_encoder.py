@@ -186,3 +186,72 @@ def test_convolution_is_the_one_of_pytorch():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for mine, reference in zip(torch.autograd.grad(found, parameters, upstream), theirs, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
+
+
+# --- causal convolution -----------------------------------------------------------------------------------------------
+
+
+def causal_reference(ours, x):
+    """`F.conv1d` over as many zeros on the left as there are places before the last of the window."""
+    left = nn.functional.pad(x.transpose(1, 2), (ours.width - 1, 0))
+    weight, bias = ours.convolution.weight, ours.convolution.bias
+    return nn.functional.conv1d(left, weight, bias, groups=len(bias)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 9])
+@pytest.mark.parametrize("length", [1, 2, 8])
+def test_causal_convolution_is_the_one_of_pytorch(width, length):
+    """Forward and all gradients; also where the window is wider than the sequence."""
+    torch.manual_seed(0)
+    ours = DepthwiseConvolution(6, width, causal=True)
+    x, upstream = torch.randn(3, length, 6, requires_grad=True), torch.randn(3, length, 6)
+    parameters = [x, *ours.parameters()]
+    found, expected = ours(x), causal_reference(ours, x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    theirs = torch.autograd.grad(expected, parameters, upstream)
+    for mine, reference in zip(torch.autograd.grad(found, parameters, upstream), theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_of_the_convolution(causal):
+    """Against differences, in float64."""
+    torch.manual_seed(0)
+    convolution = DepthwiseConvolution(3, 5, causal).double()
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    present = torch.tensor([4, 2])[:, None, None] > torch.arange(4)[None, :, None]
+
+    def run(x, weight, bias):
+        parameters = {"convolution.weight": weight, "convolution.bias": bias}
+        return torch.func.functional_call(convolution, parameters, (x, present.double()))
+
+    assert torch.autograd.gradcheck(run, (x, *convolution.parameters()))
+
+
+def test_causal_convolution_by_hand():
+    """The last weight is for the place itself."""
+    convolution = DepthwiseConvolution(1, 3, causal=True)
+    with torch.no_grad():
+        convolution.convolution.weight.copy_(torch.tensor([[[1.0, 10, 100]]]))
+        convolution.convolution.bias.fill_(0.5)
+    assert convolution(torch.tensor([[[1.0], [2], [3], [4]]])).flatten().tolist() == [100.5, 210.5, 321.5, 432.5]
+
+
+def test_a_centred_convolution_has_to_know_the_padding():
+    with pytest.raises(AssertionError, match="where the padding is"):
+        DepthwiseConvolution(2, 3)(torch.zeros(1, 4, 2))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "relu_squared"])
+def test_activations_by_hand(norm_first, activation):
+    """One unit: x / 2 (1 + erf(x / sqrt 2)) or the square of what is above zero."""
+    block = EncoderBlock(2, 1, 1, norm_first, 0.0, activation=activation)
+    with torch.no_grad():
+        for parameter in block.feed_forward.parameters():
+            parameter.fill_(0.0)
+        block.feed_forward.expand.weight[0, 0] = 1.0
+        block.feed_forward.contract.weight[0, 0] = 1.0
+    x = torch.tensor([[[-2.0, 0], [0, 5], [0.5, 5], [3, 5]]])
+    expected = [0, 0, 0.25, 9] if activation == "relu_squared" else [-0.045500, 0, 0.345731, 2.995950]
+    torch.testing.assert_close(block.feed_forward(x)[0, :, 0], torch.tensor(expected), rtol=0, atol=1e-5)

@@ -1,5 +1,6 @@
 """A run that was killed, interrupted or ran out of space goes on exactly as if nothing had happened."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -37,6 +38,7 @@ from tests.small_runs import (
     small_settings,
     start_main,
     tree,
+    writing_settings,
 )
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
@@ -114,6 +116,7 @@ def test_five_kills_from_the_command_line(straight, settings):
     assert f"resuming {run} at step {steps[-1]} of 27" in finished.out
     assert len(set(steps)) >= 3, "the kills were spread over the run"
     assert_same_run(run, straight)
+    assert shown_by_tensorboard(run) == shown_by_tensorboard(straight)
 
 
 @pytest.mark.parametrize(
@@ -516,3 +519,164 @@ def test_weights_differ_from_step_to_step(straight):
     """Or equal weights at the end would prove nothing."""
     first, last = (load_tensors(path / "model.safetensors") for path in Checkpoints(straight / "checkpoints", 1).list())
     assert any(not torch.equal(first[name], last[name]) for name in first)
+
+
+# -- tasks that write text ---------------------------------------------------------------------------------------------
+
+# 6 steps an epoch. Sampling, so that the samples at each evaluation depend on the generator too.
+SHORT = {"batch_size": 8, "num_epochs": 3, "save_every_steps": 4, "word_dropout": 0.1, "dropout": 0.1}
+WRITING = {
+    "summarization, muon": ("summarization", {"optimizer": "muon", "eval_every_steps": 5}),
+    "summarization, EMA, sampling": (
+        "summarization",
+        {"ema_decay": 0.9, "num_beams": 1, "temperature": 1.0, "norm_first": False, "conv_width": 3},
+    ),
+    "lm, muon": ("lm", {"optimizer": "muon", "eval_stride": 16, "micro_batch_size": 3}),
+    "lm, sampling, accumulation": ("lm", {"temperature": 1.0, "ema_decay": 0.9, "norm_first": False}),
+}
+
+
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory) -> dict[str, dict]:
+    made = {}
+    for kind, num_train in (("summarization", 44), ("lm", 26)):
+        made[kind] = writing_settings(kind, tmp_path_factory.mktemp(kind), num_train, 6) | SHORT
+    made["lm"] |= {"max_seq_len": 96}
+    return made
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_kills_of_tasks_that_write_text(writing, tmp_path, name):
+    """Killed at several moments, in steps, evaluations and saves; lm draws its crops anew at each step."""
+    kind, more = WRITING[name]
+    config = Config(**{**writing[kind], **more, "output_dir": str(tmp_path)}, run_name="run")
+    expected = train(dataclasses.replace(config, run_name="straight"))
+    straight, run = Path(expected["run"]), tmp_path / "run"
+    assert len(scalar_series(straight)["Loss/val"]) >= 3
+    assert json.loads((straight / "predictions.json").read_text())
+    choose = random.Random(name)
+    events = [choose.randrange(25, 40), *(choose.randrange(3, 40) for _ in range(2))]
+    for number, event in enumerate(events):
+
+        def work(event=event, number=number) -> None:
+            kill_at(event)
+            train(config) if number == 0 else resume(run, {})
+
+        assert in_child(work) == -signal.SIGKILL
+    result = resume(run, {})
+    assert (result["metrics"], result["best_step"]) == (expected["metrics"], expected["best_step"])
+    assert_same_run(run, straight)
+    shown = shown_by_tensorboard(run)
+    assert shown == shown_by_tensorboard(straight)
+    assert len(shown["Samples/val/text_summary"]) == len(shown["Loss/val"])
+
+
+def shown_by_tensorboard(run: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """Everything in the event files as TensorBoard's pages load it, by tag, but for the speed.
+
+    They do not use `event_accumulator`, which `scalar_series` reads: there a first resume hid what was lost, and on the
+    pages it stayed beside what came in its place.
+    """
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith(("Throughput", "_hparams_"))]
+    return {tag: [(e.step, e.tensor_proto.SerializeToString()) for e in events.Tensors(tag)] for tag in tags}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITING)
+def test_a_kill_at_every_event_of_tasks_that_write_text(writing, tmp_path, name):
+    kind, more = WRITING[name]
+    more = {**more, "num_epochs": 2, "output_dir": str(tmp_path)}
+    expected = Path(train(Config(**{**writing[kind], **more}, run_name="straight"))["run"])
+    num_resumed = 0
+    for event in range(2, 300, 3):
+        config = Config(**{**writing[kind], **more}, run_name="run")
+
+        def work(event=event, config=config) -> None:
+            kill_at(event)
+            train(config)
+
+        if (status := in_child(work)) == 0:
+            break
+        assert status == -signal.SIGKILL
+        if Checkpoints(tmp_path / "run" / "checkpoints", 1).list():
+            resume(tmp_path / "run", {})
+            assert_same_run(tmp_path / "run", expected)
+            num_resumed += 1
+        shutil.rmtree(tmp_path / "run")
+    assert status == 0
+    assert num_resumed > 10
+
+
+@pytest.fixture(scope="module")
+def finished_writers(writing) -> dict[str, Path]:
+    return {kind: Path(train(Config(**settings, run_name="run"))["run"]) for kind, settings in writing.items()}
+
+
+@pytest.fixture(params=["summarization", "lm"])
+def stopped_writer(request, finished_writers, tmp_path) -> Path:
+    run = tmp_path / "stopped"
+    shutil.copytree(finished_writers[request.param], run)
+    shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
+    return run
+
+
+def test_a_writer_goes_on_from_an_older_checkpoint(finished_writers, stopped_writer):
+    finished = call_main("--resume", stopped_writer)
+    assert (finished.status, finished.err) == (0, "")
+    assert_same_run(stopped_writer, finished_writers[Config.load(stopped_writer / "config.json").task_type])
+
+
+def test_a_changed_corpus_is_refused(writing, finished_writers, tmp_path):
+    """The same number of tokens and so of crops: only their content tells the corpora apart."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_writers["lm"], run)
+    before = tree(run)
+    path = sorted(Path(writing["lm"]["corpus_dir"]).rglob("*.txt"))[0]
+    content = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(content.replace("the ", "eht "), encoding="utf-8")
+        assert_one_line(call_main("--resume", run), "other training data; restore the data, or start a new run with")
+        path.rename(path.with_suffix(".gone"))
+        assert_one_line(call_main("--resume", run), "other training data; restore the data")
+    finally:
+        path.with_suffix(".gone").unlink(missing_ok=True)
+        path.write_text(content, encoding="utf-8")
+    assert tree(run) == before
+    assert call_main("--resume", run).status == 0
+
+
+def test_changed_pairs_are_refused(writing, finished_writers, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_writers["summarization"], run)
+    before = tree(run)
+    path = Path(writing["summarization"]["train_file"])
+    content = path.read_text(encoding="utf-8")
+    lines = content.splitlines(keepends=True)
+    try:
+        for changed in (lines[1:], lines[::-1], [lines[0].replace("water", "stone"), *lines[1:]]):
+            path.write_text("".join(changed), encoding="utf-8")
+            assert_one_line(call_main("--resume", run), "other training data; restore the data, or start a new run")
+    finally:
+        path.write_text(content, encoding="utf-8")
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--num_beams", "3"),
+        ("--eval_samples", "0"),
+        ("--optimizer", "muon"),
+        ("--max_seq_len", "80"),
+        ("--dropout", "0"),
+    ],
+)
+def test_changes_of_a_writer_are_refused(stopped_writer, change):
+    before = tree(stopped_writer)
+    finished = call_main("--resume", stopped_writer, *change)
+    assert_one_line(finished, f"{change[0]} ", "with --resume: the run has", "or start a new run with --init_from")
+    assert tree(stopped_writer) == before
