@@ -94,6 +94,12 @@ def build_parser() -> Parser:
         metavar="N",
         help=f"steps of the training after which the loss is measured; 0 leaves it out [{steps}]",
     )
+    added["lm"].add_argument(
+        "--him_train_steps",
+        type=count,
+        metavar="N",
+        help="those of HIM, to compare the time to the same loss [as many]",
+    )
     added["generate"].add_argument(
         "--batch_size", type=count, metavar="N", help="documents that HIM writes side by side [all]"
     )

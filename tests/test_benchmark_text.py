@@ -22,7 +22,7 @@ from him.benchmark.generate import (
     generation_table,
     take_generation_turn,
 )
-from him.benchmark.lm import LM_SETTINGS, language_model_table
+from him.benchmark.lm import LM_LABELS, LM_SETTINGS, LmPlan, language_model_table
 from him.benchmark.lm_turn import LmJob, him_side, plain_side, take_lm_turn, validation_loss
 from him.benchmark.plain_lm import PlainGPT, plain_lr_at, random_crops
 from him.compute import Compute
@@ -245,7 +245,14 @@ TINY_FLAGS = [f"--{name}={value}" for name, value in TINY_MODEL.items()] + ["--r
 @pytest.mark.slow
 def test_language_model_benchmark_prints_one_json_object(text_file):
     finished = benchmark(
-        "lm", *TINY_FLAGS, "--train_file", text_file, "--steps=3", "--warmup_steps=1", "--train_steps=5"
+        "lm",
+        *TINY_FLAGS,
+        "--train_file",
+        text_file,
+        "--steps=3",
+        "--warmup_steps=1",
+        "--train_steps=6",
+        "--him_train_steps=3",
     )
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
@@ -255,12 +262,20 @@ def test_language_model_benchmark_prints_one_json_object(text_file):
     assert result["loss_difference"] == pytest.approx(him["loss"] - plain["loss"])
     speeds = [figures["tokens_per_second"]["median"] for figures in (him, plain)]
     assert result["ratio"]["median"] == pytest.approx(speeds[0] / speeds[1], rel=1e-3)
+    assert (plain["train_steps"], him["train_steps"]) == (6, 3)
+    times = [figures["ms_per_step"]["median"] for figures in (plain, him)]
+    assert result["time_ratio"] == pytest.approx(2 * times[0] / times[1], rel=1e-3)
     assert result["settings"]["batch_size"] == 12 and result["data"]["train_tokens"] == 1801
     lines = language_model_table(result).splitlines()
     assert any(line.startswith("plain PyTorch loop") and line.endswith(" x") for line in lines)
     assert "nats a token from the plain loop's" in lines[-1]
     unscored = {**result, "loss_difference": None, "contestants": {"him": {**him, "loss": None}}}
     assert "nats a token" not in language_model_table(unscored)
+
+
+def test_him_may_have_fewer_steps_to_the_same_loss():
+    assert [LmPlan(train_steps=9, him_train_steps=4).steps_of(side) for side in LM_LABELS] == [9, 4]
+    assert [LmPlan(train_steps=9).steps_of(side) for side in LM_LABELS] == [9, 9]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""HIM's training of a language model against a plain PyTorch loop's: the time of a step, and the loss that comes out.
+"""HIM's training of a language model against a plain PyTorch loop's: the time of a step, and that to the same loss.
 
 Both train a model of the same size with the same numbers on the same tokens, in batches of the same size, with the same
 number of threads: the plain one in float32, HIM in `--precision`. Both are measured on the whole validation text, cut
@@ -57,12 +57,19 @@ class LmPlan:
         rounds: how often each side has a turn.
         steps: timed steps of a turn; `warmup_steps` those before the clock starts.
         train_steps: steps of the one training after which the loss is measured; 0 leaves it out.
+        him_train_steps: those of HIM, where it shall have another number, to compare the time to the same loss; None
+            for the same.
     """
 
     rounds: int = 3
     steps: int = 200
     warmup_steps: int = 20
     train_steps: int = 2000
+    him_train_steps: int | None = None
+
+    def steps_of(self, side: str) -> int:
+        """How long a side trains before its loss is measured."""
+        return self.him_train_steps or self.train_steps if side == "him" else self.train_steps
 
 
 def compare_language_models(config: Config, plan: LmPlan) -> dict[str, Any]:
@@ -74,8 +81,10 @@ def compare_language_models(config: Config, plan: LmPlan) -> dict[str, Any]:
 
     Returns:
         Plain data: `settings`, `data`, `machine`, `contestants` (label, precision, parameters, figures as median, min
-        and max over the rounds, `loss`), `ratio` (HIM's tokens per second divided by the plain loop's, round by round),
-        `loss_difference` (HIM's minus the plain loop's, in nats per token; None without a full training) and `turns`.
+        and max over the rounds, `train_steps` and `loss`, and `train_seconds`, which those steps take at the median
+        speed), `ratio` (HIM's tokens per second divided by the plain loop's, round by round), `time_ratio` (the plain
+        loop's `train_seconds` divided by HIM's), `loss_difference` (HIM's minus the plain loop's, in nats per token;
+        both are None without a full training) and `turns`.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -83,8 +92,7 @@ def compare_language_models(config: Config, plan: LmPlan) -> dict[str, Any]:
     """
     from him.benchmark.lm_turn import LmJob, prepare_tokens, take_lm_turn
 
-    max_steps = max(plan.train_steps, plan.warmup_steps + plan.steps)
-    config = task_class("lm").resolve(dataclasses.replace(config, max_steps=max_steps, num_epochs=max_steps))
+    config = task_class("lm").resolve(config)
     turns: dict[str, list[Any]] = {side: [] for side in LM_LABELS}
     losses: dict[str, float | None] = dict.fromkeys(LM_LABELS)
     with tempfile.TemporaryDirectory(prefix="him-benchmark-") as name:
@@ -93,16 +101,23 @@ def compare_language_models(config: Config, plan: LmPlan) -> dict[str, Any]:
         data = in_own_process(prepare_tokens, config)
         for number in range(1, plan.rounds + 1):
             for side in LM_LABELS:
+                timed = _with_steps(config, max(plan.steps_of(side), plan.warmup_steps + plan.steps))
                 turn = in_own_process(
-                    take_lm_turn, LmJob(side, config, folder, plan.warmup_steps, plan.steps, scored=False)
+                    take_lm_turn, LmJob(side, timed, folder, plan.warmup_steps, plan.steps, scored=False)
                 )
                 _say(f"round {number}/{plan.rounds}: {LM_LABELS[side]}: {turn.ms_per_step:.1f} ms a step")
                 turns[side].append(turn)
         for side in LM_LABELS if plan.train_steps else ():
-            trained = in_own_process(take_lm_turn, LmJob(side, config, folder, 0, plan.train_steps, scored=True))
-            _say(f"{plan.train_steps:,} steps: {LM_LABELS[side]}: {trained.loss:.4f} nats a token")
-            losses[side] = trained.loss
+            steps = plan.steps_of(side)
+            job = LmJob(side, _with_steps(config, steps), folder, 0, steps, scored=True)
+            losses[side] = in_own_process(take_lm_turn, job).loss
+            _say(f"{steps:,} steps: {LM_LABELS[side]}: {losses[side]:.4f} nats a token")
     return _result(config, plan, data, turns, losses)
+
+
+def _with_steps(config: Config, max_steps: int) -> Config:
+    """The configuration of a training of so many steps, however few an epoch has."""
+    return dataclasses.replace(config, max_steps=max_steps, num_epochs=max_steps)
 
 
 def _result(
@@ -114,6 +129,9 @@ def _result(
 ) -> dict[str, Any]:
     first = turns["him"][0]
     speeds = {side: [turn.tokens_per_second for turn in rounds] for side, rounds in turns.items()}
+    step_ms = {side: Spread.of([turn.ms_per_step for turn in rounds]) for side, rounds in turns.items()}
+    seconds = {side: plan.steps_of(side) * step_ms[side].median / 1000 for side in turns}
+    scored = plan.train_steps > 0
     return {
         "benchmark": "lm",
         "settings": {name: getattr(config, name) for name in LM_SETTINGS} | dataclasses.asdict(plan),
@@ -128,14 +146,17 @@ def _result(
                 "label": LM_LABELS[side],
                 "precision": rounds[0].precision,
                 "parameters": rounds[0].num_parameters,
-                "ms_per_step": Spread.of([turn.ms_per_step for turn in rounds]).to_dict(),
+                "ms_per_step": step_ms[side].to_dict(),
                 "tokens_per_second": Spread.of(speeds[side]).to_dict(),
+                "train_steps": plan.steps_of(side) if scored else None,
+                "train_seconds": seconds[side] if scored else None,
                 "loss": losses[side],
             }
             for side, rounds in turns.items()
         },
         "ratio": ratios(speeds["him"], speeds["plain"]).to_dict(),
-        "loss_difference": losses["him"] - losses["plain"] if plan.train_steps else None,
+        "time_ratio": seconds["plain"] / seconds["him"] if scored else None,
+        "loss_difference": losses["him"] - losses["plain"] if scored else None,
         "turns": {side: [dataclasses.asdict(turn) for turn in rounds] for side, rounds in turns.items()},
     }
 
@@ -151,20 +172,24 @@ def language_model_table(result: Mapping[str, Any]) -> str:
         f"{machine['device']}, {machine['num_threads']} threads; median (min-max) of {settings['rounds']} rounds of "
         f"{settings['steps']:,} steps",
         "",
-        f"{'':<20}{'ms/step':>22}{'tokens/s':>28}{'parameters':>13}{'precision':>11}{'nats/token':>12}{'HIM is':>9}",
+        f"{'':<20}{'ms/step':>22}{'tokens/s':>28}{'parameters':>13}{'precision':>11}{'HIM is':>9}",
     ]
     for side, figures in result["contestants"].items():
-        loss = f"{figures['loss']:.4f}" if figures["loss"] is not None else "-"
         faster = f"{result['ratio']['median']:.2f} x" if side == "plain" else ""
         lines.append(
             f"{figures['label']:<20}{Spread(*figures['ms_per_step'].values()).text('.1f'):>22}"
             f"{Spread(*figures['tokens_per_second'].values()).text():>28}{figures['parameters']:>13,}"
-            f"{figures['precision']:>11}{loss:>12}{faster:>9}"
+            f"{figures['precision']:>11}{faster:>9}"
         )
     if result["loss_difference"] is not None:
         lines += [
             "",
-            f"after {settings['train_steps']:,} steps, on the whole validation text: HIM's loss is "
+            *(
+                f"{figures['label']}: {figures['train_steps']:,} steps, {figures['train_seconds']:,.1f} s, "
+                f"{figures['loss']:.4f} nats a token on the whole validation text"
+                for figures in result["contestants"].values()
+            ),
+            f"HIM's training is {result['time_ratio']:.2f} x as fast, and its loss is "
             f"{result['loss_difference']:+.4f} nats a token from the plain loop's",
         ]
     return "\n".join(line.rstrip() for line in lines)

@@ -123,13 +123,23 @@ def cached_attention(q_NH1K: Tensor, k_NH1K: Tensor, v_NH1K: Tensor, bias_B1P: T
     B, P = cache.prompt_keys_BHPK.shape[0], cache.prompt_keys_BHPK.shape[2]
     q_NH1K = q_NH1K * K**-0.5
     q_BHWK = q_NH1K.view(B, N // B, H, K).transpose(1, 2)
-    to_prompt_BHWP = torch.matmul(q_BHWK, cache.prompt_keys_BHPK.transpose(2, 3)) + bias_B1P[:, None]
-    to_own_NH1T = torch.matmul(q_NH1K, keys_NHTK.transpose(2, 3))
+    to_prompt_BHWP = _few_rows(q_BHWK, cache.prompt_keys_BHPK.transpose(2, 3)) + bias_B1P[:, None]
+    to_own_NH1T = _few_rows(q_NH1K, keys_NHTK.transpose(2, 3))
     to_own_BHWT = to_own_NH1T.view(B, N // B, H, -1).transpose(1, 2)
     weights_BHWS = torch.cat((to_prompt_BHWP, to_own_BHWT), dim=-1).softmax(dim=-1)
-    from_prompt_BHWK = torch.matmul(weights_BHWS[..., :P], cache.prompt_values_BHPK)
+    from_prompt_BHWK = _few_rows(weights_BHWS[..., :P], cache.prompt_values_BHPK)
     own_weights_NH1T = weights_BHWS[..., P:].transpose(1, 2).reshape(N, H, 1, -1)
     return from_prompt_BHWK.transpose(1, 2).reshape(N, H, 1, K) + torch.matmul(own_weights_NH1T, values_NHTK)
+
+
+def _few_rows(few: Tensor, many: Tensor) -> Tensor:
+    """The product `few @ many`; in bf16 on CPUs as the other one's transpose, which takes two thirds of the time there.
+
+    That needs the long side of `many` to be contiguous in the last but one place: see `LayerCache.fill`.
+    """
+    if few.dtype == torch.bfloat16 and few.device.type == "cpu":
+        return torch.matmul(many.transpose(2, 3), few.transpose(2, 3)).transpose(2, 3)
+    return torch.matmul(few, many)
 
 
 class SelfAttention(nn.Module):
@@ -162,6 +172,7 @@ class SelfAttention(nn.Module):
         rotary: RotaryTables | None = None,
         return_weights: bool = False,
         cache: LayerCache | None = None,
+        only_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns (B, L, D) and, if asked for, the weights (B, H, L, S).
 
@@ -170,6 +181,7 @@ class SelfAttention(nn.Module):
             rotary: how queries and keys are turned by their place, or None.
             cache: an empty one keeps keys and values of these tokens, the prompts. A filled one has those of all tokens
                 before `x_BLD`, which is then one token of each hypothesis; `bias_BLS` is that of the prompts.
+            only_B: the one place of each row that something is wanted for; L is 1 in what is returned.
         """
         q_BHLK, k_BHLK, v_BHLK = SplitHeads.apply(self.query_key_value(x_BLD), self.head_width, rotary)
         if cache is not None and cache.is_filled:
@@ -177,6 +189,10 @@ class SelfAttention(nn.Module):
             return self.output(attended_BHLK.transpose(1, 2).flatten(2)), None
         if cache is not None:
             cache.fill(k_BHLK, v_BHLK)
+        if only_B is not None:
+            rows_B = torch.arange(len(only_B), device=only_B.device)
+            q_BHLK = q_BHLK[rows_B, :, only_B][:, :, None]
+            bias_BLS = bias_BLS.expand(len(only_B), *bias_BLS.shape[1:])[rows_B, only_B][:, None]
         weights_BHLS = None
         dropping = self.training and self.dropout.p > 0
         if return_weights or dropping or x_BLD.device.type == "cpu":

@@ -41,6 +41,8 @@ class LayerCache:
 
     def fill(self, keys_BHPK: Tensor, values_BHPK: Tensor) -> None:
         """Keeps the prompts' keys and values."""
+        if values_BHPK.dtype == torch.bfloat16 and values_BHPK.device.type == "cpu":  # as the products read them
+            values_BHPK = values_BHPK.transpose(2, 3).contiguous().transpose(2, 3)
         self.prompt_keys_BHPK, self.prompt_values_BHPK = keys_BHPK, values_BHPK
         B, H, _, K = keys_BHPK.shape
         shape = (B * self.num_hypotheses, H, FIRST_CAPACITY, K)

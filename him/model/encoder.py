@@ -103,21 +103,28 @@ class EncoderBlock(nn.Module):
         rotary: RotaryTables | None = None,
         return_weights: bool = False,
         cache: LayerCache | None = None,
+        only_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns (B, L, D) and, if asked for, the attention weights (B, H, L, S)."""
+        """Returns (B, L, D) and, if asked for, the attention weights (B, H, L, S); L is 1 with `only_B`, see there."""
         if self.norm_first:
             if self.convolution is not None:
                 x_BLD = self.dropout.add(x_BLD, self.convolution(self.convolution_norm(x_BLD), present_BL1, cache))
-            attended_BLD, weights = self.attention(self.attention_norm(x_BLD), bias_BLS, rotary, return_weights, cache)
-            x_BLD = self.dropout.add(x_BLD, attended_BLD)
+            normed_BLD = self.attention_norm(x_BLD)
+            attended_BLD, weights = self.attention(normed_BLD, bias_BLS, rotary, return_weights, cache, only_B)
+            x_BLD = self.dropout.add(_only(x_BLD, only_B), attended_BLD)
             x_BLD = self.dropout.add(x_BLD, self.feed_forward(self.feed_forward_norm(x_BLD)))
         else:
             if self.convolution is not None:
                 x_BLD = self.convolution_norm(self.dropout.add(x_BLD, self.convolution(x_BLD, present_BL1, cache)))
-            attended_BLD, weights = self.attention(x_BLD, bias_BLS, rotary, return_weights, cache)
-            x_BLD = self.attention_norm(self.dropout.add(x_BLD, attended_BLD))
+            attended_BLD, weights = self.attention(x_BLD, bias_BLS, rotary, return_weights, cache, only_B)
+            x_BLD = self.attention_norm(self.dropout.add(_only(x_BLD, only_B), attended_BLD))
             x_BLD = self.feed_forward_norm(self.dropout.add(x_BLD, self.feed_forward(x_BLD)))
         return x_BLD, weights
+
+
+def _only(x_BLD: Tensor, only_B: Tensor | None) -> Tensor:
+    """The vectors at one place of each row, (B, 1, D); all of them if there is no choice."""
+    return x_BLD if only_B is None else x_BLD[torch.arange(len(x_BLD), device=x_BLD.device), only_B][:, None]
 
 
 class Encoder(nn.Module):
@@ -179,6 +186,7 @@ class Encoder(nn.Module):
         attention_mask: Tensor,
         return_weights: bool = False,
         cache: DecodingCache | None = None,
+        only_B: Tensor | None = None,
     ) -> EncoderOutput:
         """Encodes embedded tokens.
 
@@ -187,6 +195,8 @@ class Encoder(nn.Module):
             attention_mask: boolean (B, S) or (B, L, S), True = may be attended to. B may be 1 for all rows alike.
             return_weights: whether to return each layer's attention weights.
             cache: an empty one, which keeps what `decode` needs of these prompts.
+            only_B: the one place of each row whose output is wanted, as (B, 1, D): the last block then computes nothing
+                else but keys and values, which saves a fifth of reading a prompt.
         """
         x_BLD = _as_computed(x_BLD)
         bias_BLS = attention_bias(attention_mask).to(x_BLD.dtype)
@@ -195,7 +205,8 @@ class Encoder(nn.Module):
         collected = []
         for number, block in enumerate(self.blocks):
             layer_cache = cache.layers[number] if cache is not None else None
-            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, rotary, return_weights, layer_cache)
+            wanted_B = only_B if number == len(self.blocks) - 1 else None
+            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, rotary, return_weights, layer_cache, wanted_B)
             if weights_BHLS is not None:
                 collected.append(weights_BHLS)
         return EncoderOutput(self.final_norm(x_BLD), collected)

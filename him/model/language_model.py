@@ -41,8 +41,9 @@ class LanguageModel(GenerativeModel):
         ids_BP, mask_BP = padded([self.window(prompt) for prompt in prompts], self.device)
         cache = DecodingCache.empty(mask_BP, len(self.encoder.blocks), num_hypotheses)
         causal = self._causal_mask(ids_BP.shape[1])
-        encoded = self.encoder(self.embedding({"input_ids": ids_BP}), causal, cache=cache)
-        return self._log_probabilities(last_places(encoded.hidden_BLD, mask_BP)), Decoding(cache)
+        last_B = mask_BP.sum(dim=1) - 1
+        encoded = self.encoder(self.embedding({"input_ids": ids_BP}), causal, cache=cache, only_B=last_B)
+        return self._log_probabilities(encoded.hidden_BLD[:, 0]), Decoding(cache)
 
     def advance(self, ids_N: Tensor, decoding: Decoding) -> Tensor:
         places_N1 = decoding.cache.places_N[:, None]
