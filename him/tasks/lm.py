@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -36,7 +37,8 @@ SCORING_TOKENS = 8192  # in a batch of validation windows
 MOST_SAMPLES = 8  # continuations written at an evaluation
 SAMPLE_PROMPT_TOKENS = 16
 SAMPLE_TOKENS = 64
-ATTENTION_TOKENS = 48
+SAMPLE_TEMPERATURE = 0.8  # where none is set: the likeliest tokens repeat themselves without end
+ATTENTION_TOKENS = 38  # as many as a sheet shows without gaps
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -163,7 +165,7 @@ class LanguageModelingTask(Task):
         if not prompts:
             return Evaluation(metrics)
         with compute.autocast():
-            written = generate(model, prompts, decoder_of(self.config, self.tokenizer, SAMPLE_TOKENS))
+            written = generate(model, prompts, decoder_of(self._sampling(), self.tokenizer, SAMPLE_TOKENS))
         beginnings, texts = ([decode(self.tokenizer, ids) for ids in rows] for rows in (prompts, written))
         metrics |= {f"Diversity/distinct-{n}": distinct_n(texts, n) for n in (1, 2)}
         samples = [{"prompt": a, "text": b} for a, b in zip(beginnings, texts, strict=True)]
@@ -181,6 +183,12 @@ class LanguageModelingTask(Task):
             loss.add(sums.loss, sums.num_targets)
             accuracy.add(sums.num_correct, sums.num_targets)
         return loss, accuracy
+
+    def _sampling(self) -> Config:
+        """The settings by which an evaluation writes."""
+        if self.config.temperature > 0 or self.config.num_beams > 1:
+            return self.config
+        return replace(self.config, temperature=SAMPLE_TEMPERATURE)
 
     def _sample_prompts(self, ids: np.ndarray) -> list[list[int]]:
         """Beginnings at places spread over a text, none of them across the end of a document."""
