@@ -7,6 +7,22 @@ from pathlib import Path
 from him.errors import CheckpointError, ConfigError
 
 
+# Of each task, the one that tells most.
+TELLING_TAGS = ("F1/val", "ROUGE-L/val", "Bits_Per_Byte/val")
+
+Point = tuple[str, float, float | None]  # tag, epoch, value
+
+
+def usual_tags(run: Path) -> list[str]:
+    """The tags to compare where none is named: the one that tells most of the run's task, and the loss.
+
+    Raises:
+        CheckpointError: as `read_curve`.
+    """
+    there = {tag for tag, _, _ in _read_points(run)}
+    return [*[tag for tag in TELLING_TAGS if tag in there], "Loss/val"]
+
+
 def read_curve(run: Path, tag: str) -> tuple[list[float], list[float]]:
     """Epochs and values of one tag.
 
@@ -15,16 +31,22 @@ def read_curve(run: Path, tag: str) -> tuple[list[float], list[float]]:
         ConfigError: the tag is not in it.
     """
     path = run / "metrics.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        points = [(record["epoch"], record["value"]) for record in records if record["tag"] == tag]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); name the folder of a run") from None
+    found = _read_points(run)
+    points = [(epoch, value) for name, epoch, value in found if name == tag]
     if not points:
-        known = ", ".join(sorted({record["tag"] for record in records})) or "none"
+        known = ", ".join(sorted({name for name, _, _ in found})) or "none"
         raise ConfigError(f"{path}: no value of {tag}; its tags are {known}")
     epochs, values = zip(*[(epoch, float("nan") if value is None else value) for epoch, value in points], strict=True)
     return list(epochs), list(values)
+
+
+def _read_points(run: Path) -> list[Point]:
+    path = run / "metrics.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [(record["tag"], record["epoch"], record["value"]) for record in records]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); name the folder of a run") from None
 
 
 def draw_curves(runs: Sequence[Path], labels: Sequence[str], tags: Sequence[str], path: Path) -> None:

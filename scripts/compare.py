@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.command_line import print_json, run_command  # noqa: E402
-from him.comparison import draw_curves, read_curve  # noqa: E402
+from him.comparison import draw_curves, read_curve, usual_tags  # noqa: E402
 from him.errors import ConfigError  # noqa: E402
 from him.flags import Parser  # noqa: E402
 
@@ -18,7 +18,7 @@ from him.flags import Parser  # noqa: E402
 def main() -> None:
     parser = Parser("compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders of the runs")
-    parser.add_argument("--tags", nargs="+", default=["F1/val", "Loss/val"], help="TensorBoard tags [F1/val Loss/val]")
+    parser.add_argument("--tags", nargs="+", help="TensorBoard tags [the task's main metric and Loss/val]")
     parser.add_argument("--labels", nargs="+", help="names in the legend, one a run")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="the picture [curves.png]")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -26,9 +26,10 @@ def main() -> None:
     labels = arguments.labels or [run.name for run in arguments.runs]
     if len(labels) != len(arguments.runs):
         raise ConfigError(f"--labels: {len(labels)} names for {len(arguments.runs)} runs; give one a run")
-    draw_curves(arguments.runs, labels, arguments.tags, arguments.output)
+    tags = arguments.tags or usual_tags(arguments.runs[0])
+    draw_curves(arguments.runs, labels, tags, arguments.output)
     last = {
-        label: {tag: read_curve(run, tag)[1][-1] for tag in arguments.tags}
+        label: {tag: read_curve(run, tag)[1][-1] for tag in tags}
         for label, run in zip(labels, arguments.runs, strict=True)
     }
     if arguments.json:
