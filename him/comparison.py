@@ -6,7 +6,6 @@ from pathlib import Path
 
 from him.errors import CheckpointError, ConfigError
 
-
 # Of each task, the one that tells most.
 TELLING_TAGS = ("F1/val", "ROUGE-L/val", "Bits_Per_Byte/val")
 
