@@ -25,10 +25,14 @@ COMMANDS = [
 def test_all_configurations_are_found():
     assert [path.name for path in CONFIGS] == [
         "quickstart.yaml",
+        "shakespeare.yaml",
+        "shakespeare_short.yaml",
         "squad.yaml",
         "squad_guide.yaml",
         "squad_no_lexical.yaml",
         "squad_post_ln.yaml",
+        "titles.yaml",
+        "titles_no_copy.yaml",
     ]
 
 
@@ -39,7 +43,9 @@ def test_configuration_is_sound_and_explained(path):
     assert task_class(config.task_type).resolve(config).num_epochs >= 1
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     text = " ".join(header)
-    for needed in (f"configs/{path.name}" if path.name != "quickstart.yaml" else "make quickstart", "cores", "F1"):
+    command = f"configs/{path.name}" if path.name != "quickstart.yaml" else "make quickstart"
+    metric = {"squad": "F1", "summarization": "ROUGE-L", "lm": "bits a byte"}[config.task_type]
+    for needed in (command, "cores", metric):
         assert needed in text
 
 

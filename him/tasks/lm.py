@@ -78,9 +78,11 @@ class LanguageModelingTask(Task):
         given = given_tokenizer(config, tokenizer_folder)
         corpus = prepare_corpus(splits, given, config.tokenizer_type, config.vocab_size, cache_folder(config))
         if len(corpus.train.ids) <= config.max_seq_len:
+            num_tokens = len(corpus.train.ids) - 1
+            shorter = f", or --seq_len {num_tokens // 2} or less" if num_tokens >= 32 else ""
             raise DataError(
-                f"{splits.train.source}: {len(corpus.train.ids) - 1:,} tokens to train on are less than one sequence; "
-                f"use more text, or --seq_len {max(16, (len(corpus.train.ids) - 1) // 2)} or less"
+                f"{splits.train.source}: {num_tokens:,} tokens to train on are less than one sequence; "
+                f"use more text{shorter}"
             )
         task = cls(config, corpus.tokenizer)
         task.corpus = corpus
