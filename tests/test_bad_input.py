@@ -447,7 +447,7 @@ def test_files_of_text(refused_writing, writing, tmp_path):
     path.write_text("The mill stood on the river. " * 3)
     given = {"corpus_dir": None, "train_file": path}
     finished = refused_writing("lm", **given, max_seq_len=128)
-    assert_one_line(finished, f"{path}: ", "tokens to train on are less than one sequence; use more text, or --seq_len")
+    assert_one_line(finished, f"{path}: ", "tokens to train on are less than one sequence; use more text")
     assert_one_line(refused_writing("lm", train_file=path), "--corpus_dir", "--train_file name two sources of text")
     assert_one_line(refused_writing("lm", corpus_dir=path), "is a file, not a folder; give it as --train_file")
     assert_one_line(refused_writing("lm", validation_file=tmp_path / "none.txt"), "none.txt: no such file")
