@@ -81,6 +81,8 @@ SHAPE = (
     "embed_dim",
     "num_heads",
     "dim_feedforward",
+    "layer_heads",
+    "layer_feedforward",
     "conv_width",
     "norm_first",
     "activation",
@@ -129,6 +131,11 @@ def _conflicts(config: Config) -> list[str]:
             f"--embed_dim {config.embed_dim} with --num_heads {config.num_heads} makes heads of odd width "
             f"{config.embed_dim // config.num_heads}, which rotary positions cannot turn; use --positions learned"
         )
+    for name in ("layer_heads", "layer_feedforward"):
+        if (given := getattr(config, name)) and len(given) != config.num_encoder_layers:
+            faults.append(
+                f"--{name} names {len(given)} layers and --num_encoder_layers is {config.num_encoder_layers}; name each"
+            )
     if config.conv_width and config.conv_width % 2 == 0:
         faults.append(f"--conv_width {config.conv_width} is even; use {config.conv_width + 1}, or 0 for none")
     if config.micro_batch_size and config.batch_size and config.micro_batch_size > config.batch_size:
@@ -171,6 +178,12 @@ def _checked(each: dataclasses.Field, value: Any) -> Any:
         ConfigError: it has another type, or is out of range.
     """
     value = _converted(each, value)
+    if isinstance(value, tuple):
+        return tuple(_in_range(each, item) for item in value)
+    return _in_range(each, value)
+
+
+def _in_range(each: dataclasses.Field, value: Any) -> Any:
     checks = each.metadata
     if value is None or not isinstance(value, int | float | str) or isinstance(value, bool):
         return value
@@ -198,10 +211,7 @@ def _converted(each: dataclasses.Field, value: Any) -> Any:
             return None
         raise ConfigError(f"--{each.name} needs a value")
     if kind is tuple:
-        values = [value] if isinstance(value, str | Path) else value
-        if not isinstance(values, list | tuple) or not all(isinstance(item, str | Path) for item in values):
-            raise ConfigError(f"--{each.name} {value!r} is not a list of file names")
-        return tuple(str(item) for item in values)
+        return _tuple(each, value)
     if kind is str and isinstance(value, Path):
         return str(value)
     wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
@@ -209,6 +219,17 @@ def _converted(each: dataclasses.Field, value: Any) -> Any:
         return _scalar(kind, value)
     except (ValueError, OverflowError):
         raise ConfigError(f"--{each.name} {value} is not {wanted}") from None
+
+
+def _tuple(each: dataclasses.Field, value: Any) -> tuple[Any, ...]:
+    """Several values of one kind: file names, or whole numbers."""
+    kind = typing.get_args(each.type)[0]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    try:
+        return tuple(str(item) if isinstance(item, Path) else _scalar(kind, item) for item in values)
+    except (ValueError, OverflowError):
+        what = {int: "whole numbers", str: "file names"}[kind]
+        raise ConfigError(f"--{each.name} {value!r} is not a list of {what}") from None
 
 
 def _scalar(kind: type, value: Any) -> Any:

@@ -27,6 +27,12 @@ class ModelOptions:
     embed_dim: int = option(256, "width of the encoder", low=1)
     num_heads: int = option(8, "attention heads; divides --embed_dim", low=1)
     dim_feedforward: int = option(1024, "width of the feed-forward layers", low=1, aliases=("ff_dim",))
+    layer_heads: tuple[int, ...] = option(
+        (), "heads of each layer, as pruning leaves them, --embed_dim / --num_heads wide (none: --num_heads)", low=1
+    )
+    layer_feedforward: tuple[int, ...] = option(
+        (), "feed-forward width of each layer, as pruning leaves them (none: --dim_feedforward)", low=1
+    )
     conv_width: int | None = option(
         None,
         "neighbours that a convolution before each attention mixes; odd, 0 is off [the task's own]",

@@ -99,8 +99,8 @@ def test_every_setting_is_a_flag_with_help(each):
     (action,) = (action for action in parser._actions if f"--{each.name}" in action.option_strings)
     if kind_of(each)[0] is bool:
         assert parse(f"--no-{each.name}") == ({each.name: False}, None)
-    elif each.name == "train_file":
-        assert parse("--train_file a b") == ({"train_file": ["a", "b"]}, None)
+    elif kind_of(each)[0] is tuple:
+        assert parse(f"--{each.name} a b") == ({each.name: ["a", "b"]}, None)
     else:
         assert parse(f"--{each.name} x") == ({each.name: "x"}, None)
     assert each.metadata["help"] in action.help
@@ -578,3 +578,15 @@ def test_a_damaged_configuration_of_an_earlier_run(tmp_path):
     (run / "best" / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match="not a configuration of HIM"):
         with_shape_of_earlier({"init_from": str(run)})
+
+
+def test_shapes_of_single_layers():
+    config = Config(num_encoder_layers=2, layer_heads=["4", 8], layer_feedforward=(64, 32))
+    assert (config.layer_heads, config.layer_feedforward) == ((4, 8), (64, 32))
+    assert Config(**config.to_dict()) == config
+    with pytest.raises(ConfigError, match=r"--layer_heads names 1 layers and --num_encoder_layers is 4; name each"):
+        Config(layer_heads=4)
+    with pytest.raises(ConfigError, match=r"--layer_heads 0 is out of range; use at least 1"):
+        Config(num_encoder_layers=1, layer_heads=(0,))
+    with pytest.raises(ConfigError, match=r"--layer_feedforward 'a' is not a list of whole numbers"):
+        Config(layer_feedforward="a")

@@ -5,6 +5,7 @@
 # B batch   L length   S attended length   D embed_dim   H heads   K width of one head   F feed-forward
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,7 @@ class EncoderBlock(nn.Module):
         self,
         embed_dim: int,
         num_heads: int,
+        head_width: int,
         dim_feedforward: int,
         norm_first: bool,
         dropout: float,
@@ -89,7 +91,7 @@ class EncoderBlock(nn.Module):
             self.convolution_norm = nn.LayerNorm(embed_dim)
         else:
             self.convolution = None
-        self.attention = SelfAttention(embed_dim, num_heads, embed_dim // num_heads, attention_dropout)
+        self.attention = SelfAttention(embed_dim, num_heads, head_width, attention_dropout)
         self.attention_norm = nn.LayerNorm(embed_dim)
         self.feed_forward = FeedForward(embed_dim, dim_feedforward, activation)
         self.feed_forward_norm = nn.LayerNorm(embed_dim)
@@ -135,6 +137,8 @@ class Encoder(nn.Module):
         embed_dim: D.
         num_heads: H; divides D.
         dim_feedforward: F.
+        layer_heads: H of each layer where they differ, with heads of the same width D / H; empty: all the same.
+        layer_feedforward: F of each layer where they differ; empty: all the same.
         norm_first: pre-LN if true, post-LN otherwise.
         dropout: on both residual branches.
         attention_dropout: on attention weights.
@@ -159,15 +163,20 @@ class Encoder(nn.Module):
         activation: str = "gelu",
         causal: bool = False,
         shared_dropout: bool = False,
+        layer_heads: Sequence[int] = (),
+        layer_feedforward: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.rotary = rotary
-        self.num_heads, self.head_width = num_heads, embed_dim // num_heads
+        self.head_width = embed_dim // num_heads
+        heads = layer_heads or (num_heads,) * num_encoder_layers
+        widths = layer_feedforward or (dim_feedforward,) * num_encoder_layers
         self.blocks = nn.ModuleList(
             EncoderBlock(
                 embed_dim,
-                num_heads,
-                dim_feedforward,
+                layer_num_heads,
+                self.head_width,
+                layer_width,
                 norm_first,
                 dropout,
                 attention_dropout,
@@ -176,7 +185,7 @@ class Encoder(nn.Module):
                 causal,
                 shared_dropout,
             )
-            for _ in range(num_encoder_layers)
+            for layer_num_heads, layer_width in zip(heads, widths, strict=True)
         )
         self.final_norm = nn.LayerNorm(embed_dim) if norm_first else nn.Identity()
 
@@ -206,7 +215,9 @@ class Encoder(nn.Module):
         for number, block in enumerate(self.blocks):
             layer_cache = cache.layers[number] if cache is not None else None
             wanted_B = only_B if number == len(self.blocks) - 1 else None
-            x_BLD, weights_BHLS = block(x_BLD, bias_BLS, present_BL1, rotary, return_weights, layer_cache, wanted_B)
+            x_BLD, weights_BHLS = block(
+                x_BLD, bias_BLS, present_BL1, rotary.get(number), return_weights, layer_cache, wanted_B
+            )
             if weights_BHLS is not None:
                 collected.append(weights_BHLS)
         return EncoderOutput(self.final_norm(x_BLD), collected)
@@ -216,13 +227,18 @@ class Encoder(nn.Module):
         x_N1D = _as_computed(x_N1D)
         rotary = self._rotary(cache.places_N[:, None], x_N1D)
         bias_B1P = attention_bias(cache.prompt_mask_BP).to(x_N1D.dtype)
-        for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
-            x_N1D, _ = block(x_N1D, bias_B1P, None, rotary, cache=layer_cache)
+        for number, (block, layer_cache) in enumerate(zip(self.blocks, cache.layers, strict=True)):
+            x_N1D, _ = block(x_N1D, bias_B1P, None, rotary.get(number), cache=layer_cache)
         cache.places_N = cache.places_N + 1
         return self.final_norm(x_N1D)
 
-    def _rotary(self, places: Tensor, like: Tensor) -> RotaryTables | None:
-        return rotary_tables(places, self.num_heads, self.head_width, like) if self.rotary else None
+    def _rotary(self, places: Tensor, like: Tensor) -> dict[int, RotaryTables]:
+        """The tables of each layer by its number; layers with as many heads share theirs."""
+        if not self.rotary:
+            return {}
+        heads = [block.attention.num_heads for block in self.blocks]
+        tables = {number: rotary_tables(places, number, self.head_width, like) for number in set(heads)}
+        return {layer: tables[number] for layer, number in enumerate(heads)}
 
 
 def _as_computed(x: Tensor) -> Tensor:

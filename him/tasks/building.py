@@ -48,6 +48,8 @@ def build_encoder(config: Config, causal: bool) -> Encoder:
         embed_dim=config.embed_dim,
         num_heads=config.num_heads,
         dim_feedforward=config.dim_feedforward,
+        layer_heads=config.layer_heads,
+        layer_feedforward=config.layer_feedforward,
         conv_width=config.conv_width,
         norm_first=config.norm_first,
         dropout=config.dropout,

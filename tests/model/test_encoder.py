@@ -71,7 +71,7 @@ def test_block_equals_pytorch(batch, norm_first):
     x, mask = batch
     reference = nn.TransformerEncoderLayer(D, H, F, 0.0, "gelu", batch_first=True, norm_first=norm_first)
     randomize(reference)
-    block = EncoderBlock(D, H, F, norm_first, dropout=0.0)
+    block = EncoderBlock(D, H, D // H, F, norm_first, dropout=0.0)
     block.load_state_dict(names(reference))
     ours = dict(block.named_parameters())
     pairs = {name: (ours[name], parameter) for name, parameter in names(reference).items()}
@@ -162,7 +162,7 @@ def test_rotary_is_used_only_if_wanted(batch):
 
 def test_convolution_by_hand():
     """Each channel with its own three weights over its neighbours, zero beyond the ends and in padding."""
-    block = EncoderBlock(2, 1, 4, True, 0.0, conv_width=3)
+    block = EncoderBlock(2, 1, 2, 4, True, 0.0, conv_width=3)
     with torch.no_grad():
         block.convolution.convolution.weight.copy_(torch.tensor([[[1.0, 10, 100]], [[0, 1, 0]]]))
         block.convolution.convolution.bias.copy_(torch.tensor([0.0, 0.5]))
@@ -246,7 +246,7 @@ def test_a_centred_convolution_has_to_know_the_padding():
 @pytest.mark.parametrize("activation", ["gelu", "relu_squared"])
 def test_activations_by_hand(norm_first, activation):
     """One unit: x / 2 (1 + erf(x / sqrt 2)) or the square of what is above zero."""
-    block = EncoderBlock(2, 1, 1, norm_first, 0.0, activation=activation)
+    block = EncoderBlock(2, 1, 2, 1, norm_first, 0.0, activation=activation)
     with torch.no_grad():
         for parameter in block.feed_forward.parameters():
             parameter.fill_(0.0)
@@ -255,3 +255,33 @@ def test_activations_by_hand(norm_first, activation):
     x = torch.tensor([[[-2.0, 0], [0, 5], [0.5, 5], [3, 5]]])
     expected = [0, 0, 0.25, 9] if activation == "relu_squared" else [-0.045500, 0, 0.345731, 2.995950]
     torch.testing.assert_close(block.feed_forward(x)[0, :, 0], torch.tensor(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rotary", [True, False])
+def test_layers_of_different_shapes(rotary):
+    """As pruning leaves them: heads keep their width, and what was cut away is what zeroed weights would add."""
+    torch.manual_seed(0)
+    full = Encoder(2, 16, 4, 8, rotary=rotary).eval()
+    small = Encoder(2, 16, 4, 8, rotary=rotary, layer_heads=(1, 4), layer_feedforward=(8, 3)).eval()
+    weights = small.state_dict()
+    for name, value in full.state_dict().items():
+        weights[name] = value.clone()
+    first, second = full.blocks
+    for part in range(3):  # only head 2 of the first layer stays
+        rows = slice(part * 16 + 8, part * 16 + 12)
+        for kind in ("weight", "bias"):
+            kept = getattr(first.attention.query_key_value, kind)[rows]
+            at = f"blocks.0.attention.query_key_value.{kind}"
+            weights[at] = kept if part == 0 else torch.cat((weights[at], kept))
+    weights["blocks.0.attention.output.weight"] = first.attention.output.weight[:, 8:12]
+    first.attention.output.weight.data[:, :8] = 0
+    first.attention.output.weight.data[:, 12:] = 0
+    for at in ("expand.weight", "expand.bias"):  # the first three neurons of the second layer
+        weights[f"blocks.1.feed_forward.{at}"] = weights[f"blocks.1.feed_forward.{at}"][:3]
+    weights["blocks.1.feed_forward.contract.weight"] = second.feed_forward.contract.weight[:, :3]
+    second.feed_forward.contract.weight.data[:, 3:] = 0
+    small.load_state_dict(weights)
+    x_BLD, mask_BL = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
+    output = small(x_BLD, mask_BL, return_weights=True)
+    torch.testing.assert_close(output.hidden_BLD, full(x_BLD, mask_BL).hidden_BLD)
+    assert [tuple(layer.shape) for layer in output.attention_weights] == [(2, 1, 5, 5), (2, 4, 5, 5)]
