@@ -1,0 +1,157 @@
+"""A trained model as an ONNX file, and as one with int8 weights, each compared with the model before it is kept."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from him.config import Config
+from him.errors import ConfigError
+from him.export.differences import Differences
+from him.export.folders import check_floats, check_packages, quiet, size_mb, write_report
+from him.export.graphs import Graph, graph_of
+from him.export.onnx_int8 import quantize_file
+from him.export.onnx_session import OnnxModel, latency_ms
+from him.predict import Predictor
+from him.tasks.base import Task
+from him.training.files import write_folder
+
+FLOAT, INT8 = "model.onnx", "model_int8.onnx"
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+LENGTHS = (128, 384)  # of the rows that are timed
+MOST_MB = 1900  # of weights: an ONNX file of one piece ends at 2 GiB
+
+
+def export_onnx(
+    predictor: Predictor, output: Path, validation_file: str | None = None, stage: str = "trained"
+) -> dict[str, Any]:
+    """Writes a folder with both files, the tokenizer and the configuration; whole or not at all.
+
+    Args:
+        predictor: a trained model, in float32 on a CPU.
+        output: folder to write.
+        validation_file: a file of the task's format, on which all forms are evaluated; None for none.
+        stage: which model of its run this is, for the report.
+
+    Returns:
+        What `export.json` holds.
+
+    Raises:
+        ConfigError: a package is missing, or the model is too large or int8.
+        CheckpointError: the ONNX file computes something else.
+        DataError: the validation file is not sound.
+    """
+    check_packages(PACKAGES, "--format onnx")
+    task, model = predictor.task, predictor.model
+    check_floats(model)
+    graph = graph_of(task, model)
+    evaluated = predictor.task.with_config(_without_writing(predictor.config))
+    weights_mb = sum(each.numel() * each.element_size() for each in model.state_dict().values()) / 1e6
+    if weights_mb > MOST_MB:
+        raise ConfigError(f"--format onnx: {weights_mb:,.0f} MB of weights do not fit into one file of {MOST_MB:,} MB")
+    own = {"form": "HIM float", "file_mb": weights_mb, **_latencies(graph.module, task)}
+    report: dict[str, Any] = {"format": "onnx", "task": task.name, "stage": stage, "forms": [own]}
+    if validation_file is not None:  # first, because it may not be sound
+        own |= evaluated.evaluate_file(model, predictor.compute, validation_file).metrics
+
+    def fill(folder: Path) -> None:
+        with quiet():
+            opset = _write_float(graph, folder / FLOAT)
+            quantize_file(folder / FLOAT, folder / INT8)
+        report.update(opset=opset, inputs=_described(graph), outputs=list(graph.outputs))
+        for name, form in ((FLOAT, "ONNX float"), (INT8, "ONNX int8")):
+            session = _open(folder / name, graph)
+            differences = _compared(graph, session)
+            if name == FLOAT:
+                differences.check(name)
+                report.update(differences.to_dict())
+            row = {"form": form, "file": name, "file_mb": size_mb(folder / name)}
+            row |= {"max_difference": differences.largest, **_latencies(session, task)}
+            if validation_file is not None:
+                row |= evaluated.evaluate_file(session, predictor.compute, validation_file).metrics
+            report["forms"].append(row)
+        predictor.config.save(folder / "config.json")
+        task.save(folder)
+        write_report(folder, report)
+
+    write_folder(output, fill)
+    return report
+
+
+def _write_float(graph: Graph, path: Path) -> int:
+    """Writes the float32 file; returns its opset."""
+    batch = graph.feed(graph.batches[0])
+    with torch.no_grad():
+        program = torch.onnx.export(
+            graph.module,
+            (),
+            kwargs={"batch": batch},
+            # The older exporter gave an attention model wrong logits.
+            dynamo=True,
+            dynamic_shapes={"batch": graph.dynamic_shapes()},
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
+    proto = program.model_proto
+    _forget_origin(proto)
+    path.write_bytes(proto.SerializeToString())
+    return next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
+
+
+def _forget_origin(proto: Any) -> None:
+    """Removes notes of which line of which source file each node comes from."""
+    parts = [proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer]
+    for part in [*parts, *proto.graph.input, *proto.graph.output]:
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _open(path: Path, graph: Graph) -> OnnxModel:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return OnnxModel(path, graph)
+
+
+@torch.inference_mode()
+def _compared(graph: Graph, session: OnnxModel) -> Differences:
+    """Both on real inputs, at the places that count."""
+    differences = Differences()
+    for batch in graph.batches:
+        differences.shapes.append(list(batch["input_ids"].shape))
+        for name, expected, found in zip(graph.places, graph.module(batch), session.compute(batch), strict=True):
+            counts = slice(None) if name is None else batch[name]
+            differences.add(expected[counts], found[counts])
+    return differences
+
+
+def _latencies(model: nn.Module, task: Task) -> dict[str, float]:
+    """By the names of `compressed/report.json`; lengths that the model was made for."""
+    lengths = [length for length in LENGTHS if length <= task.config.max_seq_len]
+    return {f"latency_ms_1x{length}": latency_ms(model, task, length) for length in lengths}
+
+
+def _without_writing(config: Config) -> Config:
+    """Settings for evaluating what is quick, and the same whatever the run was validated on."""
+    quick = {"bertscore_samples": 0, "validation_size": None}
+    if config.task_type != "squad":
+        quick["eval_samples"] = 0  # what is written needs more of a model than its outputs
+    return dataclasses.replace(config, **quick)
+
+
+def _described(graph: Graph) -> list[dict[str, Any]]:
+    """Name, type and dimensions of each input."""
+    batch, shapes = graph.batches[0], graph.dynamic_shapes()
+    return [
+        {
+            "name": name,
+            "type": str(batch[name].dtype).removeprefix("torch."),
+            "shape": [shapes[name].get(place, size) for place, size in enumerate(batch[name].shape)],
+        }
+        for name in graph.inputs
+    ]
