@@ -33,6 +33,9 @@ def main() -> int:
     print(f"best model: {result['run']}/best, of epoch {result['best_epoch']:g}")
     print(metric_table(result["metrics"]))
     print(f"trained in {result['train_seconds']:.0f} s at {result['tokens_per_second']:,.0f} tokens/s")
+    if "compression" in result:
+        print(result["compression"]["table"])
+        print(result["compression"]["summary"])
     return 0
 
 

@@ -44,6 +44,7 @@ def use_parser(prog: str, description: str) -> Parser:
     """A parser for a script that uses a finished run: the run, where to compute, and whether to print JSON."""
     parser = Parser(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/NAME")
+    parser.add_argument("--stage", default="trained", help="whose model: trained, pruned, fine_tuned or int8 [trained]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--num_threads", type=int, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")

@@ -18,6 +18,7 @@ from typing import Any
 
 from him.errors import CheckpointError, ConfigError
 from him.options import (
+    CompressionOptions,
     DataOptions,
     GenerationOptions,
     ModelOptions,
@@ -28,7 +29,15 @@ from him.options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelOptions, DataOptions, OptimizationOptions, TrainingOptions, GenerationOptions, OutputOptions):
+class Config(
+    ModelOptions,
+    DataOptions,
+    OptimizationOptions,
+    TrainingOptions,
+    GenerationOptions,
+    CompressionOptions,
+    OutputOptions,
+):
     """Every setting of a run, by the name of its flag: `Config(task_type="squad", num_epochs=3)`.
 
     Raises:

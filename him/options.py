@@ -202,6 +202,32 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompressionOptions:
+    """After training: prune, fine-tune, quantize."""
+
+    compress: bool = option(True, "make the trained model smaller and faster, and measure it")
+    pruning_amount: float = option(
+        0.3, "share of the encoder layers' weights to remove; 0: no pruning, no fine-tuning", low=0.0, below=1.0
+    )
+    pruning_method: str = option(
+        "taylor",
+        "removes whole heads and neurons; magnitude only zeroes weights, for comparison",
+        choices=("taylor", "magnitude"),
+    )
+    fine_tune_epochs: int | None = option(
+        None,
+        "epochs of training after pruning, taught by the unpruned model (none: a third of the steps before)",
+        low=0,
+    )
+    fine_tune_learning_rate: float | None = option(
+        None, "highest rate of these epochs (none: half of --learning_rate)", above=0.0, high=10.0
+    )
+    distillation: float = option(
+        0.5, "what the unpruned model's predictions count in these epochs; the labels count the rest", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """What is written."""
 
@@ -221,4 +247,12 @@ class OutputOptions:
     bertscore_samples: int = option(200, "predictions that BERTScore reads at each evaluation; 0 is off", low=0)
 
 
-SECTIONS = (ModelOptions, DataOptions, OptimizationOptions, TrainingOptions, GenerationOptions, OutputOptions)
+SECTIONS = (
+    ModelOptions,
+    DataOptions,
+    OptimizationOptions,
+    TrainingOptions,
+    GenerationOptions,
+    CompressionOptions,
+    OutputOptions,
+)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from him.compression.stages import TRAINED, load_stage, stage_folder
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError
 from him.tasks import task_class
 from him.tasks.base import Evaluation
-from him.training.checkpoint import load_weights
 from him.training.files import find_folder
 
 
@@ -18,29 +18,29 @@ class Predictor:
 
     Args:
         run: folder of the run, or of a model.
+        stage: whose model: `trained`, `pruned`, `fine_tuned` or `int8`.
         changes: settings to change for the use, such as `device` or `num_threads`.
 
     Raises:
-        CheckpointError: there is no finished model, or it is damaged.
+        CheckpointError: there is no finished model of this stage, or it is damaged.
+        ConfigError: there is no stage of this name.
     """
 
-    def __init__(self, run: str | Path, **changes: Any) -> None:
+    def __init__(self, run: str | Path, stage: str = TRAINED, **changes: Any) -> None:
         folder = Path(run)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such run; name its folder, such as runs/NAME")
-        best = find_folder(folder / "best")
-        if not best.is_dir():
-            best = folder
-        if not (best / "model.safetensors").is_file():
-            raise CheckpointError(f"{folder}: no finished model there; train the run first, or go on with --resume")
-        config = Config.load(best / "config.json")
+        model = folder if (folder / "model.safetensors").is_file() and stage == TRAINED else None
+        if model is None:
+            if not (find_folder(folder / "best") / "model.safetensors").is_file():
+                raise CheckpointError(f"{folder}: no finished model there; train the run first, or go on with --resume")
+            model = stage_folder(folder, stage)
+        config = Config.load(model / "config.json")
         self.config = Config(**{**config.to_dict(), **changes})
         self.compute = choose_compute(self.config)
         keep_freed_memory()
-        self.task = task_class(self.config.task_type).restore(self.config, best)
-        self.model = self.task.build_model()
-        load_weights(self.model, best)
-        self.model.to(self.compute.device).eval()
+        self.task = task_class(self.config.task_type).restore(self.config, model)
+        self.model = load_stage(self.task, model, self.compute)
 
     def predict(self, **inputs: Any) -> Any:
         """Answers one input: `question` and `context` for squad, `text` for summarization and lm."""
@@ -59,6 +59,6 @@ class Predictor:
         return self.task.evaluate_file(self.model, self.compute, path)
 
 
-def load(run: str | Path, **changes: Any) -> Predictor:
-    """Loads the best model of a run: `load("runs/NAME").predict(question=..., context=...)`."""
-    return Predictor(run, **changes)
+def load(run: str | Path, stage: str = TRAINED, **changes: Any) -> Predictor:
+    """Loads the best model of a run, or of another stage: `load("runs/NAME").predict(question=..., context=...)`."""
+    return Predictor(run, stage, **changes)

@@ -27,7 +27,8 @@ def main() -> None:
     changes = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
     # What the run was validated on was its own choice; this file is measured whole if nothing else is said.
     changes.setdefault("validation_size", None)
-    predictor = load(arguments.run, device=arguments.device, num_threads=arguments.num_threads, **changes)
+    where = {"device": arguments.device, "num_threads": arguments.num_threads}
+    predictor = load(arguments.run, arguments.stage, **where, **changes)
     if arguments.output is not None and not Path(arguments.output).parent.is_dir():
         raise ConfigError(f"--output {arguments.output}: there is no such folder; make it first")
     evaluation = predictor.evaluate(arguments.file)

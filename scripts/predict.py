@@ -45,7 +45,8 @@ def main() -> None:
 
     from him.predict import load
 
-    predictor = load(arguments.run, device=arguments.device, num_threads=arguments.num_threads, **changes(arguments))
+    where = {"device": arguments.device, "num_threads": arguments.num_threads}
+    predictor = load(arguments.run, arguments.stage, **where, **changes(arguments))
     wanted = predictor.task.inputs
     if given and set(given) != set(wanted):
         flags = " and ".join(f"--{name}" for name in wanted)

@@ -39,6 +39,7 @@ SETTINGS: dict[str, Any] = {
     "attention_examples": 0,
     "bertscore_samples": 0,
     "num_threads": 1,
+    "compress": False,
 }
 
 

@@ -13,6 +13,7 @@ import him
 from him.data.squad_json import read_squad, squad_from_document
 from him.errors import CheckpointError, ConfigError, DataError
 from him.predict import Predictor
+from him.training.files import CHECKSUMS, checksum
 from tests.small_runs import trained_run, trained_writer, tree
 
 CONTEXT = "Ann Bell built the mill in 1902. Her brother Tom Reed sold it to the town of Norwick in 1910."
@@ -246,7 +247,8 @@ def test_damaged_models(copied, name, damage):
     content = path.read_bytes()
     path.unlink() if damage == "missing" else path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     with pytest.raises(
-        CheckpointError, match=r"no finished model there|such file|cannot be read|not a configuration"
+        CheckpointError,
+        match=r"no finished model there|such file|cannot be read|not a configuration|damaged",
     ) as e:
         him.load(copied)
     assert "\n" not in str(e.value)
@@ -256,6 +258,10 @@ def test_a_model_of_another_shape(copied):
     path = copied / "best" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "embed_dim": 64}))
+    with pytest.raises(CheckpointError, match=r"config\.json: damaged, its checksum is another one; restore it"):
+        him.load(copied)
+    sums = json.loads((copied / "best" / CHECKSUMS).read_text())
+    (copied / "best" / CHECKSUMS).write_text(json.dumps({**sums, "config.json": checksum(path)}))
     with pytest.raises(CheckpointError, match=r"model\.safetensors: .* has shape \[.*\], this model has"):
         him.load(copied)
 
@@ -315,7 +321,8 @@ def test_damaged_writers(writer, tmp_path, name, damage):
     content = path.read_bytes()
     path.unlink() if damage == "missing" else path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     with pytest.raises(
-        CheckpointError, match=r"no finished model there|such file|cannot be read|not a configuration"
+        CheckpointError,
+        match=r"no finished model there|such file|cannot be read|not a configuration|damaged",
     ) as error:
         him.load(tmp_path)
     assert "\n" not in str(error.value)

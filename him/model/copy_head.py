@@ -86,9 +86,11 @@ def mixed_probabilities(
     """Probabilities (N, V) of writing each token from the vocabulary or from the source.
 
     Args:
-        vocabulary_NV: probabilities over the vocabulary, which are overwritten.
+        vocabulary_NV: probabilities over the vocabulary; overwritten where no gradient is wanted.
         log_weights_NS, gate_logits_N: what `CopyHead` returns, for each of N places.
         source_ids_NS: the source tokens that each place may copy.
     """
     gate_N1 = gate_logits_N.sigmoid()[:, None]
+    if vocabulary_NV.requires_grad:
+        return (vocabulary_NV * (1.0 - gate_N1)).scatter_add(1, source_ids_NS, gate_N1 * log_weights_NS.exp())
     return vocabulary_NV.mul_(1.0 - gate_N1).scatter_add_(1, source_ids_NS, gate_N1 * log_weights_NS.exp())

@@ -6,6 +6,8 @@ gradients stay in the cache of the processor (the idea is that of Wijmans et al.
 # N targets   C rows of a chunk   D embed_dim   V vocabulary
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +17,28 @@ from torch import Tensor
 CHUNK_ROWS = 512
 
 
+@dataclass
+class SoftTargets:
+    """Predictions of a teacher as targets (Hinton et al. 2015, arXiv:1503.02531, section 2, at temperature 1).
+
+    Attributes:
+        hidden_ND, weight_VD, bias_V: what the teacher makes its logits of; no gradient reaches them.
+        share: what the divergence from the teacher counts, in [0, 1]; the labels count the rest.
+    """
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor
+    share: float
+
+
 def cross_entropy_sum(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    label_smoothing: float = 0.0,
+    soft: SoftTargets | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropy of softmax(hidden @ weight.T + bias), in nats.
 
@@ -25,13 +47,39 @@ def cross_entropy_sum(
         weight_VD, bias_V: float32.
         targets_N: int64 classes.
         label_smoothing: share of each target spread evenly over all V classes, as in `F.cross_entropy`.
+        soft: a teacher's predictions; the sum is then (1 - share) * cross-entropy + share * divergence from them.
 
     Returns:
         The sum, a float32 scalar with a gradient, and how many targets have the highest logit, a float32 scalar: where
         k logits are equally high, as bf16 makes some, a target among them counts 1 / k.
     """
     with_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
-    return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, label_smoothing, with_gradient)
+    return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, bias_V, targets_N, label_smoothing, soft, with_gradient)
+
+
+def cross_entropy_of(
+    project: Callable[[Tensor], Tensor], hidden_ND: Tensor, targets_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same two sums for any output layer, without a gradient.
+
+    Args:
+        project: makes logits (C, V) of (C, D).
+        hidden_ND, targets_N: see `cross_entropy_sum`.
+    """
+    loss, num_correct = (torch.zeros((), device=hidden_ND.device) for _ in range(2))
+    for hidden_CD, targets_C in zip(hidden_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
+        logits_CV = project(hidden_CD).float()
+        loss += F.cross_entropy(logits_CV, targets_C, reduction="sum")
+        num_correct += _num_correct(
+            logits_CV, logits_CV.gather(1, targets_C[:, None]), logits_CV.amax(dim=1, keepdim=True)
+        )
+    return loss, num_correct
+
+
+def _num_correct(logits_CV: Tensor, at_target_C1: Tensor, highest_C1: Tensor) -> Tensor:
+    is_highest_C = (at_target_C1 >= highest_C1)[:, 0]
+    num_highest = (logits_CV[is_highest_C] >= highest_C1[is_highest_C]).sum(dim=1)
+    return num_highest.reciprocal().sum()
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -43,6 +91,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         bias_V: Tensor,
         targets_N: Tensor,
         label_smoothing: float,
+        soft: SoftTargets | None,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         device_type = hidden_ND.device.type
@@ -59,19 +108,27 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits_CV = F.linear(hidden_CD, weight_cast_VD, bias_cast_V).float()
                 at_target_C1 = logits_CV.gather(1, targets_C1)
                 highest_C1 = logits_CV.amax(dim=1, keepdim=True)
-                is_highest_C = (at_target_C1 >= highest_C1)[:, 0]
-                num_highest = (logits_CV[is_highest_C] >= highest_C1[is_highest_C]).sum(dim=1)
-                num_correct += num_highest.reciprocal().sum()
+                num_correct += _num_correct(logits_CV, at_target_C1, highest_C1)
                 mean_C1 = logits_CV.mean(dim=1, keepdim=True) if label_smoothing else 0.0
+                if soft is not None:
+                    taught_CV, divergence = _taught(soft, rows, logits_CV)
                 exponentials_CV = logits_CV.sub_(highest_C1).exp_()
                 sums_C1 = exponentials_CV.sum(dim=1, keepdim=True)
                 wanted_C1 = (1.0 - label_smoothing) * at_target_C1 + label_smoothing * mean_C1
-                loss += (sums_C1.log() + highest_C1 - wanted_C1).sum()
+                loss_of_labels = (sums_C1.log() + highest_C1 - wanted_C1).sum()
+                if soft is None:
+                    loss += loss_of_labels
+                else:
+                    loss += (1.0 - soft.share) * loss_of_labels + soft.share * divergence
                 if with_gradient:
+                    of_labels = 1.0 if soft is None else 1.0 - soft.share
                     gradient_CV = exponentials_CV.div_(sums_C1)
                     if label_smoothing:
-                        gradient_CV.sub_(label_smoothing / len(bias_V))
-                    gradient_CV.scatter_add_(1, targets_C1, torch.full_like(at_target_C1, label_smoothing - 1.0))
+                        gradient_CV.sub_(of_labels * label_smoothing / len(bias_V))
+                    if soft is not None:
+                        gradient_CV.sub_(taught_CV, alpha=soft.share)
+                    at_labels_C1 = torch.full_like(at_target_C1, of_labels * (label_smoothing - 1.0))
+                    gradient_CV.scatter_add_(1, targets_C1, at_labels_C1)
                     of_bias_V += gradient_CV.sum(dim=0)
                     gradient_CV = gradient_CV.to(hidden_ND.dtype)
                     of_hidden_ND[rows] = gradient_CV @ weight_cast_VD
@@ -91,4 +148,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
+
+
+def _taught(soft: SoftTargets, rows: slice, logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """The teacher's probabilities for these rows, and the divergence of the student's from them, summed."""
+    hidden_CD = soft.hidden_ND[rows]
+    taught_CV = F.linear(hidden_CD, soft.weight_VD.to(hidden_CD.dtype), soft.bias_V.to(hidden_CD.dtype)).float()
+    log_taught_CV = taught_CV.log_softmax(dim=1)
+    taught_CV = log_taught_CV.exp()
+    return taught_CV, (taught_CV * (log_taught_CV - logits_CV.log_softmax(dim=1))).sum()

@@ -44,6 +44,15 @@ class LexicalEmbedding(nn.Module):
         return x_BLD + self.focus(focus_BD)[:, None, :] * is_context_BL1
 
 
+class TokenEmbedding(nn.Embedding):
+    """The vectors of all tokens, which are also the weights of a tied output layer (Press and Wolf 2016,
+    arXiv:1608.05859)."""
+
+    def project(self, hidden: Tensor, bias_V: Tensor) -> Tensor:
+        """Logits of all tokens, (..., V), from (..., D)."""
+        return F.linear(hidden, self.weight, bias_V)
+
+
 class InputEmbedding(nn.Module):
     """Sum of token, segment, optional position and optional lexical embeddings; then LayerNorm and dropout.
 
@@ -75,7 +84,7 @@ class InputEmbedding(nn.Module):
         shared_dropout: bool = False,
     ) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocab_size, embed_dim)
+        self.tokens = TokenEmbedding(vocab_size, embed_dim)
         self.segments = nn.Embedding(num_segments, embed_dim) if num_segments else None
         self.positions = nn.Embedding(max_seq_len, embed_dim) if learned_positions else None
         self.lexical = lexical
@@ -102,5 +111,5 @@ class InputEmbedding(nn.Module):
             places = batch.get("places", torch.arange(ids_BL.shape[1], device=ids_BL.device))
             x_BLD = x_BLD + self.positions(places)
         if self.lexical is not None:
-            x_BLD = x_BLD + self.lexical(batch, F.embedding(batch["focus_ids"], self.tokens.weight))
+            x_BLD = x_BLD + self.lexical(batch, self.tokens(batch["focus_ids"]))
         return self.dropout(self.norm(x_BLD))

@@ -168,6 +168,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.rotary = rotary
+        self._kept_rotary: tuple[tuple, dict[int, RotaryTables]] | None = None
         self.head_width = embed_dim // num_heads
         heads = layer_heads or (num_heads,) * num_encoder_layers
         widths = layer_feedforward or (dim_feedforward,) * num_encoder_layers
@@ -210,7 +211,7 @@ class Encoder(nn.Module):
         x_BLD = _as_computed(x_BLD)
         bias_BLS = attention_bias(attention_mask).to(x_BLD.dtype)
         present_BL1 = attention_mask[:, :, None].to(x_BLD.dtype) if attention_mask.dim() == 2 else None
-        rotary = self._rotary(torch.arange(x_BLD.shape[1], device=x_BLD.device), x_BLD)
+        rotary = self._rotary_of_length(x_BLD.shape[1], x_BLD)
         collected = []
         for number, block in enumerate(self.blocks):
             layer_cache = cache.layers[number] if cache is not None else None
@@ -232,13 +233,22 @@ class Encoder(nn.Module):
         cache.places_N = cache.places_N + 1
         return self.final_norm(x_N1D)
 
+    def _rotary_of_length(self, length: int, like: Tensor) -> dict[int, RotaryTables]:
+        """The tables for places 0, 1, ...; the last ones are kept, because making them is a tenth of a small batch."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._rotary(torch.arange(length, device=like.device), like)
+        key = (length, like.dtype, like.device)
+        if self._kept_rotary is None or self._kept_rotary[0] != key:
+            self._kept_rotary = key, self._rotary(torch.arange(length, device=like.device), like)
+        return self._kept_rotary[1]
+
     def _rotary(self, places: Tensor, like: Tensor) -> dict[int, RotaryTables]:
         """The tables of each layer by its number; layers with as many heads share theirs."""
         if not self.rotary:
             return {}
         heads = [block.attention.num_heads for block in self.blocks]
-        tables = {number: rotary_tables(places, number, self.head_width, like) for number in set(heads)}
-        return {layer: tables[number] for layer, number in enumerate(heads)}
+        most = rotary_tables(places, max(heads), self.head_width, like)
+        return {layer: most.of_heads(number, self.head_width) for layer, number in enumerate(heads)}
 
 
 def _as_computed(x: Tensor) -> Tensor:

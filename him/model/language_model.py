@@ -3,13 +3,15 @@
 # B batch   N hypotheses   L length   D embed_dim   V vocabulary
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from him.model.cross_entropy import cross_entropy_sum
+from him.model.cross_entropy import SoftTargets, cross_entropy_of, cross_entropy_sum
 from him.model.decoding_cache import DecodingCache
 from him.model.encoder import EncoderOutput
 from him.model.generative import Decoding, GenerativeModel, last_places, padded
@@ -23,19 +25,32 @@ class LanguageModel(GenerativeModel):
         length = batch["input_ids"].shape[1]
         return self.encoder(self.embedding(batch), self._causal_mask(length), return_weights)
 
-    def loss(self, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        label_smoothing: float = 0.0,
+        teacher: LanguageModel | None = None,
+        teacher_share: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropy in nats, and the number of tokens predicted rightly.
 
         Args:
             batch: `input_ids` (B, L), `labels` int64 (B, L), and, if not all labels count, `is_target` boolean (B, L).
             label_smoothing: see `cross_entropy_sum`.
+            teacher: a model whose predictions are targets too, or None.
+            teacher_share: how much they count.
         """
-        hidden_BLD, labels_BL = self(batch).hidden_BLD, batch["labels"]
-        if "is_target" in batch:
-            hidden_ND, targets_N = hidden_BLD[batch["is_target"]], labels_BL[batch["is_target"]]
-        else:
-            hidden_ND, targets_N = hidden_BLD.flatten(0, 1), labels_BL.flatten()
-        return cross_entropy_sum(hidden_ND, self.embedding.tokens.weight, self.output_bias, targets_N, label_smoothing)
+        targets_N = _counted(batch["labels"], batch)
+        hidden_ND = _counted(self(batch).hidden_BLD, batch)
+        tokens = self.embedding.tokens
+        if not isinstance(tokens, nn.Embedding):  # other numbers than floats, which nothing can train
+            return cross_entropy_of(partial(tokens.project, bias_V=self.output_bias), hidden_ND, targets_N)
+        soft = None
+        if teacher is not None:
+            with torch.no_grad():
+                taught_ND = _counted(teacher(batch).hidden_BLD, batch)
+            soft = SoftTargets(taught_ND, teacher.embedding.tokens.weight, teacher.output_bias, teacher_share)
+        return cross_entropy_sum(hidden_ND, tokens.weight, self.output_bias, targets_N, label_smoothing, soft)
 
     def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:
         ids_BP, mask_BP = padded([self.window(prompt) for prompt in prompts], self.device)
@@ -56,8 +71,12 @@ class LanguageModel(GenerativeModel):
         return self._log_probabilities(last_places(self({"input_ids": ids_NL}).hidden_BLD, mask_NL))
 
     def _log_probabilities(self, hidden_ND: Tensor) -> Tensor:
-        logits_NV = F.linear(hidden_ND, self.embedding.tokens.weight, self.output_bias)
-        return logits_NV.float().log_softmax(dim=-1)
+        return self.embedding.tokens.project(hidden_ND, self.output_bias).float().log_softmax(dim=-1)
 
     def _causal_mask(self, length: int) -> Tensor:
         return torch.ones(1, length, length, dtype=torch.bool, device=self.device).tril()
+
+
+def _counted(values_BL: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """What is at the places whose labels count, (N, ...)."""
+    return values_BL[batch["is_target"]] if "is_target" in batch else values_BL.flatten(0, 1)

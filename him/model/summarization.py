@@ -7,6 +7,8 @@ mask". A row is `[CLS] document [SEP] summary [SEP] padding`; the prompt ends wi
 # D embed_dim   V vocabulary
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ from him.model.encoder import Encoder, EncoderOutput
 from him.model.generative import Decoding, GenerativeModel, last_places, padded
 
 TARGET_MULTIPLE = 64
+LEAST_PROBABILITY = 1e-9  # of a token, where its logarithm is taken
 
 
 @dataclass
@@ -28,6 +31,30 @@ class SummaryDecoding(Decoding):
     """With the documents, of which every hypothesis may copy: those of one prompt share one, so it stays in place."""
 
     source: CopySource | None
+
+
+@dataclass
+class _Copied:
+    """What `CopyHead` said at N targets, and the tokens (N, S) of their rows."""
+
+    log_weights_NS: Tensor
+    gate_N: Tensor
+    ids_NS: Tensor
+
+
+@dataclass
+class _Predictions:
+    """Log-probabilities of the vocabulary, and those of copying, or None."""
+
+    log_vocabulary_NV: Tensor
+    copied: _Copied | None
+
+    def probabilities_NV(self) -> Tensor:
+        """Of writing each token, from the vocabulary or from the document."""
+        vocabulary_NV = self.log_vocabulary_NV.exp()
+        if self.copied is None:
+            return vocabulary_NV
+        return mixed_probabilities(vocabulary_NV, self.copied.log_weights_NS, self.copied.gate_N, self.copied.ids_NS)
 
 
 class SummarizationModel(GenerativeModel):
@@ -48,39 +75,58 @@ class SummarizationModel(GenerativeModel):
         mask_BLL = prefix_mask(batch["attention_mask"], batch["token_type_ids"] == 0)
         return self.encoder(self.embedding(batch), mask_BLL, return_weights)
 
-    def loss(self, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        label_smoothing: float = 0.0,
+        teacher: SummarizationModel | None = None,
+        teacher_share: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropy of the summary's tokens in nats, and how many are the model's first choice.
 
         Args:
             batch: that of `forward`, with `labels` int64 (B, T), -1 behind a summary's end, and `label_places` int64
                 (B, T), the place in its row that predicts each of them.
             label_smoothing: share of each target spread evenly over the vocabulary, which copying has no part in.
+            teacher: a model whose predictions are targets too (Hinton et al. 2015, arXiv:1503.02531), or None.
+            teacher_share: how much they count; the loss has their Kullback-Leibler divergence.
         """
-        hidden_BLD = self(batch).hidden_BLD
-        places_BT = batch["label_places"]
-        hidden_BTD = _at(hidden_BLD, places_BT)
         chosen_N, counts_N = _targets(batch["labels"] >= 0)
         labels_N = batch["labels"].flatten()[chosen_N].clamp(min=0)
-        vocabulary_NV = self._logits(hidden_BTD.flatten(0, 1)[chosen_N]).log_softmax(dim=-1)
+        predicted = self._predictions(batch, chosen_N)
+        vocabulary_NV = predicted.log_vocabulary_NV
         log_chosen_N = vocabulary_NV.gather(1, labels_N[:, None]).squeeze(1)
-        if self.copy is None:
-            first_choice_N = vocabulary_NV.detach().max(dim=-1).indices  # `argmax` takes twice as long on CPUs
-        else:
-            ids_BL, embedded_BLD = batch["input_ids"], self._embedded(batch["input_ids"])
-            in_prompt_BL = batch["attention_mask"] & (batch["token_type_ids"] == 0)
-            source = self.copy.source(hidden_BLD, embedded_BLD, ids_BL, in_prompt_BL)
-            log_weights_BTS, gate_BT = self.copy(hidden_BTD, _at(embedded_BLD, places_BT), source)
-            log_weights_NS, gate_N = log_weights_BTS.flatten(0, 1)[chosen_N], gate_BT.flatten()[chosen_N]
-            ids_NS = ids_BL[chosen_N // places_BT.shape[1]]
-            log_copied_N = copied_log_probabilities(log_weights_NS, ids_NS, labels_N)
+        if (copied := predicted.copied) is not None:
+            log_copied_N = copied_log_probabilities(copied.log_weights_NS, copied.ids_NS, labels_N)
+            gate_N = copied.gate_N
             log_chosen_N = torch.logaddexp(F.logsigmoid(gate_N) + log_copied_N, F.logsigmoid(-gate_N) + log_chosen_N)
-            with torch.no_grad():
-                mixed_NV = mixed_probabilities(vocabulary_NV.exp(), log_weights_NS, gate_N, ids_NS)
-                first_choice_N = mixed_NV.max(dim=-1).indices
+        with torch.no_grad():
+            first_choice_N = predicted.probabilities_NV().max(dim=-1).indices  # `argmax` takes twice as long on CPUs
         loss_N = -log_chosen_N
         if label_smoothing:
             loss_N = (1.0 - label_smoothing) * loss_N - label_smoothing * vocabulary_NV.mean(dim=-1)
+        if teacher is not None:
+            with torch.no_grad():
+                taught_NV = teacher._predictions(batch, chosen_N).probabilities_NV()
+            log_predicted_NV = predicted.probabilities_NV().clamp_min(LEAST_PROBABILITY).log()
+            divergence_NV = taught_NV * (taught_NV.clamp_min(LEAST_PROBABILITY).log() - log_predicted_NV)
+            loss_N = (1.0 - teacher_share) * loss_N + teacher_share * divergence_NV.sum(dim=-1)
         return loss_N[counts_N].sum(), (first_choice_N == labels_N)[counts_N].sum()
+
+    def _predictions(self, batch: dict[str, Tensor], chosen_N: Tensor) -> _Predictions:
+        """What is predicted at the targets of these numbers, counted row by row."""
+        hidden_BLD = self(batch).hidden_BLD
+        places_BT = batch["label_places"]
+        hidden_BTD = _at(hidden_BLD, places_BT)
+        vocabulary_NV = self._logits(hidden_BTD.flatten(0, 1)[chosen_N]).log_softmax(dim=-1)
+        if self.copy is None:
+            return _Predictions(vocabulary_NV, None)
+        ids_BL, embedded_BLD = batch["input_ids"], self._embedded(batch["input_ids"])
+        in_prompt_BL = batch["attention_mask"] & (batch["token_type_ids"] == 0)
+        source = self.copy.source(hidden_BLD, embedded_BLD, ids_BL, in_prompt_BL)
+        log_weights_BTS, gate_BT = self.copy(hidden_BTD, _at(embedded_BLD, places_BT), source)
+        log_weights_NS, gate_N = log_weights_BTS.flatten(0, 1)[chosen_N], gate_BT.flatten()[chosen_N]
+        return _Predictions(vocabulary_NV, _Copied(log_weights_NS, gate_N, ids_BL[chosen_N // places_BT.shape[1]]))
 
     def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, SummaryDecoding]:
         ids_BP, mask_BP = padded(prompts, self.device)
@@ -115,10 +161,10 @@ class SummarizationModel(GenerativeModel):
         return self._log_probabilities(last_places(hidden_NLD, mask_NL)[:, None], last_N1, source)
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.embedding.tokens.weight)
+        return self.embedding.tokens(ids)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.embedding.tokens.weight, self.output_bias).float()
+        return self.embedding.tokens.project(hidden, self.output_bias).float()
 
     def _log_probabilities(self, hidden_N1D: Tensor, last_N1: Tensor, source: CopySource | None) -> Tensor:
         logits_N1V = self._logits(hidden_N1D)

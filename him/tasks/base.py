@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -149,6 +150,26 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
         """Forward pass and loss of a batch."""
+
+    @abstractmethod
+    def distillation_loss(
+        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
+    ) -> LossSums:
+        """The loss of a student: (1 - share) * `loss` + share * divergence from the predictions of its teacher."""
+
+    @abstractmethod
+    def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
+        """A batch of random tokens without padding, that `loss` takes: to measure how fast a model is."""
+
+    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """All that has to be computed to know what the model says about a batch."""
+        return self.loss(model, batch)
+
+    def with_config(self, config: Config) -> Task:
+        """The same data under other settings, which change nothing about how the data are read."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     @abstractmethod
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:

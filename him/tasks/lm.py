@@ -138,6 +138,20 @@ class LanguageModelingTask(Task):
         loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0)
         return LossSums(loss, self.num_targets(batch), num_correct)
 
+    def distillation_loss(
+        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
+    ) -> LossSums:
+        """See `LanguageModel.loss`."""
+        smoothing = self.config.label_smoothing if model.training else 0.0
+        loss, num_correct = model.loss(batch, smoothing, teacher, share)
+        return LossSums(loss, self.num_targets(batch), num_correct)
+
+    def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
+        """All places are predicted."""
+        ids_BL = torch.randint(self.tokenizer.get_vocab_size(), (batch_size, length + 1))
+        mask_BL = torch.ones(batch_size, length, dtype=torch.bool)
+        return {"input_ids": ids_BL[:, :-1], "labels": ids_BL[:, 1:], "attention_mask": mask_BL}
+
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:

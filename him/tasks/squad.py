@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -31,10 +32,10 @@ from him.metrics.running import perplexity
 from him.metrics.squad import best_no_answer_threshold, squad_scores, squad_v2_scores
 from him.model.embeddings import LexicalEmbedding
 from him.model.initialization import initialize
-from him.model.question_answering import QuestionAnsweringModel
+from him.model.question_answering import QuestionAnsweringModel, SpanOutput
 from him.tasks.base import Evaluation, LossSums, Task
 from him.tasks.building import bertscore_notes, build_embedding, build_encoder, cache_folder, given_tokenizer
-from him.tasks.squad_answers import Answer, Answers, answer_all, span_loss
+from him.tasks.squad_answers import Answer, Answers, answer_all, distilled_span_loss, span_loss
 from him.tasks.squad_attention import attention_example, choose_windows
 from him.tokenization import (
     CLS,
@@ -162,6 +163,36 @@ class SquadTask(Task):
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
         """Cross-entropy of start and end against all annotators' answers; two targets a row."""
         return span_loss(model(batch), batch, self.config.label_smoothing if model.training else 0.0)
+
+    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> SpanOutput:
+        """The logits of start and end."""
+        return model(batch)
+
+    def distillation_loss(
+        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
+    ) -> LossSums:
+        """Divergence of the start and the end distribution from the teacher's."""
+        with torch.no_grad():
+            taught = teacher(batch)
+        return distilled_span_loss(model(batch), taught, batch, share, self.config.label_smoothing)
+
+    def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
+        """Any place may start and end an answer."""
+        shape = (batch_size, length)
+        everywhere_BL = torch.ones(shape, dtype=torch.bool)
+        batch = {
+            "input_ids": torch.randint(self.tokenizer.get_vocab_size(), shape),
+            "token_type_ids": (torch.arange(length) >= length // 10).long().expand(shape),
+            "attention_mask": everywhere_BL,
+            "may_start": everywhere_BL,
+            "may_end": everywhere_BL,
+            "start_targets": torch.full(shape, 1.0 / length),
+            "end_targets": torch.full(shape, 1.0 / length),
+        }
+        if self.config.lexical_features:
+            batch |= {name: torch.randint(size, shape) for name, size in SIZES.items()}
+            batch |= {"scalars": torch.randn(*shape, len(SCALARS)), "focus_ids": batch["input_ids"][:, 0]}
+        return batch
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

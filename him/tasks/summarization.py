@@ -35,6 +35,7 @@ from him.tokenization import CLS, PAD, SEP, decode, parse_tokenizer, special_id
 
 GENERATION_BATCH = 32  # documents whose summaries are written side by side
 SHOWN_SAMPLES = 8
+SPEED_SUMMARY = 16
 
 
 class SummarizationTask(Task):
@@ -159,6 +160,27 @@ class SummarizationTask(Task):
         """Cross-entropy of the summaries' tokens."""
         loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0)
         return LossSums(loss, self.num_targets(batch), num_correct)
+
+    def distillation_loss(
+        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
+    ) -> LossSums:
+        """See `SummarizationModel.loss`."""
+        smoothing = self.config.label_smoothing if model.training else 0.0
+        loss, num_correct = model.loss(batch, smoothing, teacher, share)
+        return LossSums(loss, self.num_targets(batch), num_correct)
+
+    def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
+        """A document with a summary of `SPEED_SUMMARY` tokens behind it."""
+        ids_BL = torch.randint(self.tokenizer.get_vocab_size(), (batch_size, length))
+        is_summary_L = torch.arange(length) >= length - SPEED_SUMMARY
+        places_T = is_summary_L.nonzero().squeeze(1)
+        return {
+            "input_ids": ids_BL,
+            "token_type_ids": is_summary_L.long().expand(batch_size, -1),
+            "attention_mask": torch.ones(batch_size, length, dtype=torch.bool),
+            "labels": ids_BL[:, places_T],
+            "label_places": (places_T - 1).expand(batch_size, -1),
+        }
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

@@ -157,15 +157,27 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read ({error}); train the run again") from None
 
 
-def save_model(folder: Path, config: Config, model: nn.Module, task: Any, metrics: Mapping[str, Any]) -> None:
-    """Writes a model that can be used: `config.json`, `model.safetensors`, `metrics.json` and the task's files."""
+def save_model(
+    folder: Path,
+    config: Config,
+    model: nn.Module,
+    task: Any,
+    metrics: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model that can be used: `config.json`, `model.safetensors`, `metrics.json` and the task's files.
+
+    Args:
+        more: JSON files beside them, by name.
+    """
     weights = model.state_dict()
     check_finite(weights, f"{folder}")
 
     def fill(aside: Path) -> None:
         config.save(aside / "config.json")
         save_tensors(weights, aside / "model.safetensors")
-        write_json(aside / "metrics.json", metrics)
+        for name, content in {"metrics.json": metrics, **(more or {})}.items():
+            write_json(aside / name, content)
         task.save(aside)
 
     write_folder(folder, fill)

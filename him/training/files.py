@@ -81,8 +81,12 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def verify_folder(folder: Path) -> None:
+def verify_folder(folder: Path, others_allowed: bool = False) -> None:
     """Compares every file of a folder with its checksum.
+
+    Args:
+        folder: written by `write_folder`.
+        others_allowed: whether files that have none are let be.
 
     Raises:
         CheckpointError: a file is missing, changed or unknown.
@@ -90,6 +94,8 @@ def verify_folder(folder: Path) -> None:
     try:
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
         present = {path.name for path in folder.iterdir()} - {CHECKSUMS}
+        if others_allowed:
+            present &= set(sums)
         if present != set(sums):
             odd = ", ".join(sorted(present ^ set(sums)))
             raise CheckpointError(f"{folder}: files are missing or do not belong there ({odd})")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from him.compression.pipeline import compress, finished_report
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config, raise_together
 from him.errors import CheckpointError, ConfigError
@@ -21,7 +22,8 @@ from him.training.trainer import Trainer
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
 MAY_CHANGE = frozenset(
     "num_epochs max_steps early_stopping_epochs save_every_steps keep_checkpoints device num_threads attention_dir "
-    "attention_examples bertscore_model bertscore_samples cache_dir".split()
+    "attention_examples bertscore_model bertscore_samples cache_dir compress pruning_amount pruning_method "
+    "fine_tune_epochs fine_tune_learning_rate distillation".split()
 )
 
 
@@ -29,8 +31,9 @@ def train(config: Config) -> dict[str, Any]:
     """Trains a new run.
 
     Returns:
-        `run` (its folder), `best_step`, `best_epoch`, `train_seconds`, `tokens_per_second` and `metrics`: those of the
-        best model on the whole validation set, by TensorBoard tag without `/val`.
+        `run` (its folder), `best_step`, `best_epoch`, `train_seconds`, `tokens_per_second`, `metrics`: those of the
+        best model on the whole validation set, by TensorBoard tag without `/val`; and, unless `compress` is off,
+        `compression`: the report of what made the model smaller and faster.
 
     Raises:
         HimError: a setting, the data or the machine does not allow it.
@@ -100,7 +103,7 @@ def _run(trainer: Trainer) -> dict[str, Any]:
 
 
 def _run_to_its_end(trainer: Trainer) -> dict[str, Any]:
-    """Trains, then measures the best model once more with every metric on the whole validation set."""
+    """Trains, measures the best model once more with every metric on the whole validation set, and compresses it."""
     task, config, folder = trainer.task, trainer.config, trainer.folder
     for note in task.notes:
         print(note, flush=True)
@@ -125,7 +128,7 @@ def _run_to_its_end(trainer: Trainer) -> dict[str, Any]:
     for name, content in evaluation.predictions.items():
         write_json(folder / name, content)
     speed = trainer.tokens_seen / trainer.train_seconds if trainer.train_seconds else 0.0
-    return {
+    result = {
         "run": str(folder),
         "best_step": position["step"],
         "best_epoch": position["epoch"],
@@ -133,6 +136,10 @@ def _run_to_its_end(trainer: Trainer) -> dict[str, Any]:
         "tokens_per_second": round(speed, 1),
         "metrics": evaluation.metrics,
     }
+    if config.compress:
+        done = finished_report(folder, config)
+        result["compression"] = done or compress(folder, config, task, trainer.compute)
+    return result
 
 
 def _run_folder(config: Config) -> Path:

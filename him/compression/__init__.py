@@ -1,0 +1,1 @@
+"""What makes a trained model smaller and faster: pruning, fine-tuning by distillation, int8, and the proof."""

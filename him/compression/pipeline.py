@@ -1,0 +1,287 @@
+"""The stage after training: prune, fine-tune, quantize, and say what it brought.
+
+Everything is written into `compressed.part`, stage by stage, each whole or absent; what is finished takes the place of
+`compressed` at the end. A process that is killed at any moment goes on from the last whole stage, or from the last
+checkpoint of the fine-tuning, to the same weights.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from him.compression.fine_tuning import TaughtTask, apply_masks, fine_tuning_config
+from him.compression.pictures import as_png, draw_report
+from him.compression.pruning import Importance, choose_units, magnitude_masks, pruned_weights, taylor_importance
+from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
+from him.compression.report import judge, report_table, summary_line
+from him.compression.speed import Contestant, measure_speeds
+from him.compression.stages import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage
+from him.compute import Compute
+from him.config import Config
+from him.data.order import epoch_batches
+from him.options import CompressionOptions
+from him.tasks.base import Task
+from him.training.checkpoint import Checkpoints, load_weights, save_model
+from him.training.files import checksum, find_folder, remove_leftovers, write_json
+from him.training.metric_writer import MetricWriter
+from him.training.trainer import Interrupted, Trainer
+
+IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
+REPORT = "report.json"
+
+
+def compress(run: Path, config: Config, task: Task, compute: Compute, place: str = COMPRESSED) -> dict[str, Any]:
+    """Prunes, fine-tunes and quantizes the best model of a run, and measures each stage.
+
+    Args:
+        run: folder of a run with a best model.
+        config: of the run, with the compression that is wanted.
+        task: with training and validation data.
+        compute: device and precision of training and evaluation.
+        place: where the result is put, below the run.
+
+    Returns:
+        The content of `report.json`: `metric`, `stages`, and the settings.
+
+    Raises:
+        HimError: a setting or the machine does not allow it.
+        Interrupted: a signal ended it; another call goes on.
+    """
+    return _Compression(run, config, task, compute, run / place).report()
+
+
+def finished_report(run: Path, config: Config, place: str = COMPRESSED) -> dict[str, Any] | None:
+    """The report that is there for this model and these settings, or None."""
+    try:
+        report = json.loads((find_folder(run / place) / REPORT).read_text(encoding="utf-8"))
+        return report if report["settings"] == _settings(run, config) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _settings(run: Path, config: Config) -> dict[str, Any]:
+    """What decides the result: the trained model, and the settings of the stage."""
+    names = [each.name for each in dataclasses.fields(CompressionOptions) if each.name != "compress"]
+    trained = checksum(find_folder(run / "best") / "model.safetensors")
+    return {"trained": trained, **{name: getattr(config, name) for name in (*names, "seed", "dry_run")}}
+
+
+class _Compression:
+    """One pass through the stages; see `compress`."""
+
+    def __init__(self, run: Path, config: Config, task: Task, compute: Compute, target: Path) -> None:
+        self.run = run
+        self.best = find_folder(run / "best")
+        # BERTScore on all validation data, after each stage, would take longer than the stages.
+        self.config = dataclasses.replace(config, bertscore_samples=0)
+        self.task = task.with_config(self.config)
+        self.compute = compute
+        self.target = target
+        self.part = target.with_name(f"{target.name}.part")
+        self.progress = self._begin()
+
+    def report(self) -> dict[str, Any]:
+        """All stages that are not there yet, then the measurements."""
+        trained = self._trained()
+        if self.config.pruning_amount > 0:
+            self._once(PRUNED, lambda: self._prune(trained))
+            if self.config.fine_tune_epochs != 0:
+                self._once(FINE_TUNED, lambda: self._fine_tune(trained))
+        self._once(INT8, self._quantize)
+        return self._finish()
+
+    # -- progress ------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> dict[str, Any]:
+        """Goes on with what an interrupted call with the same settings left, or begins anew."""
+        settings = _settings(self.run, self.config)
+        try:
+            progress = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))
+            if progress["settings"] == settings:
+                return progress
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        shutil.rmtree(self.part, ignore_errors=True)
+        self.part.mkdir(parents=True)
+        trained = json.loads((self.best / "metrics.json").read_text(encoding="utf-8"))
+        return {"settings": settings, "metrics": {TRAINED: trained}}
+
+    def _once(self, stage: str, work: Callable[[], dict[str, float]]) -> None:
+        """Does a stage, unless it is done, and notes its metrics."""
+        if stage in self.progress["metrics"]:
+            return
+        remove_leftovers(self.part / stage)
+        self.progress["metrics"][stage] = work()
+        write_json(self.part / "progress.json", self.progress)
+
+    def _folder(self, stage: str) -> Path:
+        """Where a stage's model is while this is going on."""
+        return {TRAINED: self.best, FINE_TUNED: self.part / FINE_TUNED / "best"}.get(stage, self.part / stage)
+
+    def _last_float(self) -> str:
+        """The last stage before int8."""
+        return [stage for stage in (TRAINED, PRUNED, FINE_TUNED) if stage in self.progress["metrics"]][-1]
+
+    def _task_of(self, stage: str) -> Task:
+        return self.task.with_config(self._config_of(stage))
+
+    def _config_of(self, stage: str) -> Config:
+        """The settings with the shape of a stage's model."""
+        of_model = Config.load(self._folder(stage) / "config.json")
+        return dataclasses.replace(
+            self.config, layer_heads=of_model.layer_heads, layer_feedforward=of_model.layer_feedforward
+        )
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def _trained(self) -> nn.Module:
+        return load_stage(self.task, self.best, self.compute)
+
+    def _prune(self, trained: nn.Module) -> dict[str, float]:
+        config = self.config
+        if config.pruning_method == "magnitude":
+            student, student_config = self.task.build_model(), config
+            student.load_state_dict(trained.state_dict())
+            apply_masks(student, magnitude_masks(student, config.pruning_amount))
+        else:
+            kept = choose_units(trained, self._importance(trained), config.pruning_amount)
+            student_config = dataclasses.replace(
+                config,
+                layer_heads=tuple(len(units.heads) for units in kept),
+                layer_feedforward=tuple(len(units.neurons) for units in kept),
+            )
+            student = self.task.with_config(student_config).build_model()
+            student.load_state_dict(pruned_weights(trained, kept))
+        student.to(self.compute.device)
+        task = self.task.with_config(student_config)
+        metrics = task.evaluate(student.eval(), self.compute, final=True).metrics
+        save_model(self.part / PRUNED, student_config, student, task, metrics)
+        return metrics
+
+    def _importance(self, trained: nn.Module) -> Importance:
+        task, config = self.task, self.config
+        batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, epoch=0)
+        number = 2 if config.dry_run else -(-IMPORTANCE_EXAMPLES // config.batch_size)
+
+        def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            with self.compute.autocast():
+                return task.loss(trained, batch).loss
+
+        chosen = (self.compute.to_device(task.train_batch(examples)) for examples in batches[:number])
+        return taylor_importance(trained, chosen, loss_of)
+
+    def _fine_tune(self, trained: nn.Module) -> dict[str, float]:
+        """The usual trainer in a folder of its own; the pruned model counts as its epoch 0."""
+        folder = self.part / FINE_TUNED
+        task = self._task_of(PRUNED)
+        steps_per_epoch = -(-len(task.train_lengths) // self.config.batch_size)
+        attention_dir = str(Path(self.config.attention_dir) / self.run.name)
+        config = fine_tuning_config(task.config, steps_per_epoch, attention_dir)
+        student = load_stage(task, self.part / PRUNED, self.compute)
+        masks = {}
+        if self.config.pruning_method == "magnitude":
+            masks = {name: weight != 0 for name, weight in student.named_parameters() if weight.dim() == 2}
+        taught = TaughtTask(task.with_config(config), trained, config.distillation, masks)
+        checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
+        checkpoint = checkpoints.load_newest() if checkpoints.list() else None
+        if checkpoint is None:
+            shutil.rmtree(folder, ignore_errors=True)  # records from before a first checkpoint would be there twice
+            folder.mkdir()
+        remove_leftovers(folder / "best")
+        torch.manual_seed(config.seed)
+        trainer = Trainer(taught, config, folder, self.compute, student, checkpoint)
+        print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, taught by the unpruned model", flush=True)
+        if trainer.state.best_value is None:
+            trainer.evaluate()
+        try:
+            trainer.fit()
+        except Interrupted as interrupted:
+            raise Interrupted(interrupted.signal, self.run) from None
+        load_weights(student, folder / "best")
+        metrics = taught.evaluate(student.eval(), self.compute, final=True).metrics
+        state = trainer.state
+        save_model(folder / "best", config, student, taught, {"step": state.best_step, **metrics})
+        return metrics
+
+    def _quantize(self) -> dict[str, float]:
+        stage = self._last_float()
+        config = self._config_of(stage)
+        task = self.task.with_config(config)
+        model = quantize(load_stage(task, self._folder(stage), self.compute))
+        backend = find_backend(self.compute.device)
+        print(backend_note(backend, self.compute.device), flush=True)
+        pack(model.to(self.compute.device), backend)
+        metrics = task.evaluate(model, self.compute, final=True).metrics
+        save_int8(self.part / INT8, config, model, task, metrics)
+        return metrics
+
+    # -- evidence ------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> dict[str, Any]:
+        """Measures, writes the report, and puts everything in its place."""
+        stages = self._measured()
+        judge(stages)
+        metric = self.task.best_metric
+        report = {"settings": self.progress["settings"], "metric": metric, "stages": stages}
+        report["table"], report["summary"] = report_table(stages, metric), summary_line(stages, metric)
+        write_json(self.part / REPORT, report)
+        picture = draw_report(stages, metric)
+        (self.part / "report.png").write_bytes(as_png(picture))
+        self._to_tensorboard(report, picture)
+        shutil.rmtree(self.part / FINE_TUNED / "checkpoints", ignore_errors=True)
+        old = self.target.with_name(f"{self.target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.target.exists():
+            os.rename(self.target, old)
+        os.rename(self.part, self.target)
+        shutil.rmtree(old, ignore_errors=True)
+        return report
+
+    def _measured(self) -> list[dict[str, Any]]:
+        """Of each stage: parameters, size, speed and metrics."""
+        in_fp32, as_used = dataclasses.replace(self.compute, bf16=False), self.compute
+        contestants, stages = {}, []
+        for stage, metrics in self.progress["metrics"].items():
+            task, folder = self._task_of(stage), self._folder(stage)
+            model = load_stage(task, folder, self.compute)
+            is_int8 = stage == INT8
+            contestants[stage] = Contestant(model, task, as_used if is_int8 else in_fp32)
+            if not is_int8 and as_used.bf16:
+                contestants[f"{stage} in bf16"] = Contestant(model, task, as_used)
+            rest = "bf16" if as_used.bf16 else "fp32"
+            stages.append(
+                {
+                    "stage": stage,
+                    "precision": f"int8 and {rest}" if is_int8 else "fp32",
+                    "parameters": _num_parameters(model),
+                    "file_mb": round((folder / "model.safetensors").stat().st_size / 1e6, 3),
+                    **{name: value for name, value in metrics.items() if name not in ("step", "epoch")},
+                }
+            )
+        speeds = measure_speeds(contestants)
+        for stage in stages:
+            stage.update(speeds[stage["stage"]])
+            if (name := f"{stage['stage']} in bf16") in speeds:
+                stage["bf16"] = speeds[name]
+        return stages
+
+    def _to_tensorboard(self, report: dict[str, Any], picture: np.ndarray) -> None:
+        for left in (*self.part.glob("events.out.tfevents.*"), self.part / "metrics.jsonl"):
+            left.unlink(missing_ok=True)
+        writer = MetricWriter(self.part)
+        writer.picture("Compression", picture, 0)
+        writer.text("Compression/table", f"```\n{report['table']}\n```\n\n{report['summary']}", 0)
+        writer.close()
+
+
+def _num_parameters(model: nn.Module) -> int:
+    """Numbers that were learned; the scales of int8 rows are none of them."""
+    return sum(tensor.numel() for name, tensor in model.state_dict().items() if not name.endswith(".scale"))

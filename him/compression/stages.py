@@ -1,0 +1,70 @@
+"""The models of a run after each stage, and where they are."""
+
+from pathlib import Path
+
+from torch import nn
+
+from him.compression.quantization import DESCRIPTION, check_description, find_backend, pack, quantize
+from him.compute import Compute
+from him.errors import CheckpointError, ConfigError
+from him.tasks.base import Task
+from him.training.checkpoint import load_weights
+from him.training.files import find_folder, verify_folder
+
+TRAINED, PRUNED, FINE_TUNED, INT8 = STAGES = ("trained", "pruned", "fine_tuned", "int8")
+COMPRESSED = "compressed"
+SWEEP = "sweep"
+
+
+def stage_folder(run: Path, stage: str) -> Path:
+    """Folder of the model that a stage left.
+
+    Args:
+        run: folder of a run.
+        stage: one of `STAGES`.
+
+    Raises:
+        ConfigError: there is no stage of this name.
+        CheckpointError: the run has no such model.
+    """
+    if stage not in STAGES:
+        raise ConfigError(f"--stage {stage} is not known; use {', '.join(STAGES[:-1])} or {STAGES[-1]}")
+    folders = {each: _place(run, each) for each in STAGES}
+    there = [each for each, folder in folders.items() if (folder / "model.safetensors").is_file()]
+    if stage not in there:
+        raise CheckpointError(
+            f"{run}: no model of the stage {stage} there, only {', '.join(there) or 'none'}; make it with "
+            f"scripts/compress.py {run}"
+        )
+    return folders[stage]
+
+
+def _place(run: Path, stage: str) -> Path:
+    if stage == TRAINED:
+        return find_folder(run / "best")
+    folder = find_folder(run / COMPRESSED) / stage
+    return folder / "best" if stage == FINE_TUNED else folder
+
+
+def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
+    """The model of a folder, float or int8, on its device and ready to be used.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    try:
+        verify_folder(folder, others_allowed=True)
+    except CheckpointError as error:
+        of_run = not {COMPRESSED, SWEEP} & {parent.name for parent in folder.parents}
+        mend = "restore it from a copy, or train the run again" if of_run else "make it again with scripts/compress.py"
+        raise CheckpointError(f"{error}; {mend}") from None
+    model = task.build_model()
+    is_int8 = (folder / DESCRIPTION).is_file()
+    if is_int8:
+        check_description(folder)
+        quantize(model)
+    load_weights(model, folder)
+    model.to(compute.device).eval()
+    if is_int8:
+        pack(model, find_backend(compute.device))
+    return model

@@ -1,0 +1,100 @@
+"""Compressing a finished run, once or for several pruning amounts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from him.compression.pictures import as_png, draw_front
+from him.compression.pipeline import compress, finished_report
+from him.compression.report import front_table
+from him.compression.stages import SWEEP, TRAINED, stage_folder
+from him.compute import Compute, choose_compute, keep_freed_memory
+from him.config import Config
+from him.errors import CheckpointError, ConfigError
+from him.tasks import task_class
+from him.tasks.base import Task
+from him.training.files import verify_folder, write_json
+
+
+def compress_run(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Does the stage after training on a finished run, in the place of what is there.
+
+    Args:
+        run: its folder.
+        changes: settings that differ from the run's.
+
+    Returns:
+        See `him.compression.pipeline.compress`.
+
+    Raises:
+        HimError: a setting, the run or its data do not allow it.
+    """
+    config = _config(run, changes)
+    task, compute = _prepare(run, config)
+    return compress(run, config, task, compute)
+
+
+def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float]) -> dict[str, Any]:
+    """Compresses a run once for each pruning amount, each in a folder of its own below `sweep`.
+
+    Amounts that were done before, with the same settings, are taken as they are.
+
+    Returns:
+        `points` (the stages of all reports, each with its `pruning_amount`), `table`, `summary`, `picture`: what is
+        also written to `sweep/sweep.json` and `sweep/sweep.png`.
+
+    Raises:
+        HimError: see `compress_run`.
+    """
+    configs = [_config(run, {**changes, "pruning_amount": amount}) for amount in amounts]
+    if len({config.pruning_amount for config in configs}) < len(configs):
+        raise ConfigError("--sweep names an amount twice; name each once")
+    task, compute = _prepare(run, configs[0])
+    points, metric = [], ""
+    for config in configs:
+        place = f"{SWEEP}/{config.pruning_amount:g}"
+        report = finished_report(run, config, place)
+        if report is None:
+            print(f"--pruning_amount {config.pruning_amount:g}", flush=True)
+            report = compress(run, config, task, compute, place)
+        metric = report["metric"]
+        points += [{"pruning_amount": config.pruning_amount, **stage} for stage in _ends(report["stages"])]
+    picture = run / SWEEP / "sweep.png"
+    picture.write_bytes(as_png(draw_front(points, metric)))
+    result = {"points": points, "metric": metric, "table": front_table(points, metric), "picture": str(picture)}
+    result["summary"] = f"picture: {picture}"
+    write_json(run / SWEEP / "sweep.json", result)
+    return result
+
+
+def _ends(stages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The last float stage and int8."""
+    return stages[-2:]
+
+
+def _config(run: Path, changes: Mapping[str, Any]) -> Config:
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run; name its folder, such as runs/NAME")
+    if not (run / "best").is_dir() and not (run / "best.old").is_dir():
+        raise CheckpointError(f"{run}: no finished model there; train the run first, or go on with --resume")
+    best = stage_folder(run, TRAINED)
+    verify_folder(best, others_allowed=True)
+    of_run = Config.load(best / "config.json").to_dict()
+    return Config(**{**of_run, **changes})
+
+
+def _prepare(run: Path, config: Config) -> tuple[Task, Compute]:
+    best = stage_folder(run, TRAINED)
+    try:
+        metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{best / 'metrics.json'}: cannot be read ({error}); train the run again") from None
+    if not isinstance(metrics, dict):
+        raise CheckpointError(f"{best / 'metrics.json'}: not a list of metrics; train the run again")
+    compute = choose_compute(config)
+    keep_freed_memory()
+    task = task_class(config.task_type).prepare(config, tokenizer_folder=best)
+    for note in task.notes:
+        print(note, flush=True)
+    return task, compute

@@ -1,0 +1,58 @@
+"""Prunes, fine-tunes and quantizes the best model of a finished run, and measures what it brought.
+
+python scripts/compress.py RUN --pruning_amount 0.5            in the place of the earlier result
+python scripts/compress.py RUN --sweep 0 0.2 0.4 0.6           how size, speed and quality go together
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from him.command_line import print_json, run_command  # noqa: E402
+from him.flags import Parser, add_settings  # noqa: E402
+from him.options import CompressionOptions  # noqa: E402
+
+SETTINGS = [each.name for each in fields(CompressionOptions) if each.name != "compress"]
+OF_DATA = ("train_file", "validation_file", "corpus_dir", "cache_dir", "device", "num_threads")
+
+
+def build_parser() -> Parser:
+    """The flags."""
+    parser = Parser("compress.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as runs/NAME")
+    add_settings(parser.add_argument_group("what is done, where it differs from the run's settings"), SETTINGS)
+    add_settings(parser.add_argument_group("data that moved, and the machine"), OF_DATA)
+    parser.add_argument("--sweep", nargs="+", metavar="P", help="compress once for each of these pruning amounts")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object at the end")
+    return parser
+
+
+def main() -> int:
+    arguments = build_parser().parse_args()
+    changes = {name: getattr(arguments, name) for name in (*SETTINGS, *OF_DATA) if hasattr(arguments, name)}
+
+    from him.compression.workflow import compress_run, sweep
+    from him.training.trainer import Interrupted
+
+    try:
+        if arguments.sweep is not None:
+            report = sweep(arguments.run, changes, arguments.sweep)
+        else:
+            report = compress_run(arguments.run, changes)
+    except Interrupted as interrupted:
+        print(f"stopped; go on with: {shlex.join(['python', *sys.argv])}", file=sys.stderr, flush=True)
+        return 128 + interrupted.signal
+    if arguments.json:
+        print_json(report)
+        return 0
+    print(report["table"])
+    print(report["summary"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, "compress.py"))
