@@ -8,6 +8,7 @@ from him.compression.stages import TRAINED, load_stage, stage_folder
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError
+from him.model.embeddings import hold_in_bf16
 from him.tasks import task_class
 from him.tasks.base import Evaluation
 from him.training.files import find_folder
@@ -41,6 +42,8 @@ class Predictor:
         keep_freed_memory()
         self.task = task_class(self.config.task_type).restore(self.config, model)
         self.model = load_stage(self.task, model, self.compute)
+        if self.compute.bf16:
+            hold_in_bf16(self.model)
 
     def predict(self, **inputs: Any) -> Any:
         """Answers one input: `question` and `context` for squad, `text` for summarization and lm."""

@@ -27,6 +27,7 @@ from him.compression.stages import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED
 from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
+from him.model.embeddings import hold_in_bf16
 from him.options import CompressionOptions
 from him.tasks.base import Task
 from him.training.checkpoint import Checkpoints, load_weights, save_model
@@ -255,7 +256,9 @@ class _Compression:
             is_int8 = stage == INT8
             contestants[stage] = Contestant(model, task, as_used if is_int8 else in_fp32)
             if not is_int8 and as_used.bf16:
-                contestants[f"{stage} in bf16"] = Contestant(model, task, as_used)
+                held = load_stage(task, folder, self.compute)
+                hold_in_bf16(held)
+                contestants[f"{stage} in bf16"] = Contestant(held, task, as_used)
             rest = "bf16" if as_used.bf16 else "fp32"
             stages.append(
                 {

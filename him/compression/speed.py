@@ -14,7 +14,7 @@ from him.tasks.base import Task
 
 SHAPES = {"latency_ms_1x128": (1, 128), "latency_ms_1x384": (1, 384), "examples_per_second_32x384": (32, 384)}
 ROUNDS = 5
-SECONDS_A_TURN = 0.15  # a turn is as many runs as fit, one at least
+SECONDS_A_TURN = 0.1  # a turn is as many runs as fit, one at least
 
 
 @dataclass
