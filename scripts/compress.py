@@ -7,6 +7,7 @@ python scripts/compress.py RUN --sweep 0 0.2 0.4 0.6           how size, speed a
 import argparse
 import shlex
 import sys
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def build_parser() -> Parser:
     add_settings(parser.add_argument_group("what is done, where it differs from the run's settings"), SETTINGS)
     add_settings(parser.add_argument_group("data that moved, and the machine"), OF_DATA)
     parser.add_argument("--sweep", nargs="+", metavar="P", help="compress once for each of these pruning amounts")
-    parser.add_argument("--json", action="store_true", help="print the report as one JSON object at the end")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object and nothing else")
     return parser
 
 
@@ -39,10 +40,11 @@ def main() -> int:
     from him.training.trainer import Interrupted
 
     try:
-        if arguments.sweep is not None:
-            report = sweep(arguments.run, changes, arguments.sweep)
-        else:
-            report = compress_run(arguments.run, changes)
+        with redirect_stdout(sys.stderr if arguments.json else sys.stdout):  # what is said on the way
+            if arguments.sweep is not None:
+                report = sweep(arguments.run, changes, arguments.sweep)
+            else:
+                report = compress_run(arguments.run, changes)
     except Interrupted as interrupted:
         print(f"stopped; go on with: {shlex.join(['python', *sys.argv])}", file=sys.stderr, flush=True)
         return 128 + interrupted.signal

@@ -111,7 +111,6 @@ class _Compression:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         shutil.rmtree(self.part, ignore_errors=True)
-        self.part.mkdir(parents=True)
         trained = json.loads((self.best / "metrics.json").read_text(encoding="utf-8"))
         return {"settings": settings, "metrics": {TRAINED: trained}}
 
@@ -176,6 +175,7 @@ class _Compression:
             with self.compute.autocast():
                 return task.loss(trained, batch).loss
 
+        torch.manual_seed(config.seed)  # where crops of texts begin is drawn with each batch
         chosen = (self.compute.to_device(task.train_batch(examples)) for examples in batches[:number])
         return taylor_importance(trained, chosen, loss_of)
 
@@ -218,8 +218,8 @@ class _Compression:
         task = self.task.with_config(config)
         model = quantize(load_stage(task, self._folder(stage), self.compute))
         backend = find_backend(self.compute.device)
-        print(backend_note(backend, self.compute.device), flush=True)
-        pack(model.to(self.compute.device), backend)
+        print(backend_note(backend, self.compute.bf16, self.compute.device), flush=True)
+        pack(model.to(self.compute.device), backend, self.compute.bf16)
         metrics = task.evaluate(model, self.compute, final=True).metrics
         save_int8(self.part / INT8, config, model, task, metrics)
         return metrics
@@ -239,8 +239,8 @@ class _Compression:
         self._to_tensorboard(report, picture)
         shutil.rmtree(self.part / FINE_TUNED / "checkpoints", ignore_errors=True)
         old = self.target.with_name(f"{self.target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.target.exists():
+        if self.target.exists():  # if not, an earlier call was killed here, and what is there is the old one
+            shutil.rmtree(old, ignore_errors=True)
             os.rename(self.target, old)
         os.rename(self.part, self.target)
         shutil.rmtree(old, ignore_errors=True)

@@ -111,48 +111,79 @@ def choose_units(model: nn.Module, importance: Importance, amount: float) -> lis
     Raises:
         ConfigError: so much cannot go.
     """
+    check_amount(model, amount)
     blocks = _encoder(model).blocks
-    wanted = amount * sum(parameter.numel() for parameter in blocks.parameters())
-    candidates, most = [], 0
+    left_to_remove = amount * _num_weights(blocks)
+    gone: dict[tuple[int, str], set[int]] = {}
+    for candidate in sorted(_candidates(blocks, importance), key=lambda each: (each.score, each.layer, each.kind)):
+        if left_to_remove <= 0:
+            break
+        gone.setdefault((candidate.layer, candidate.kind), set()).update(candidate.units)
+        left_to_remove -= candidate.num_weights
+    return [
+        LayerUnits(
+            heads=_others(block.attention.num_heads, gone.get((number, "heads"), set())),
+            neurons=_others(block.feed_forward.contract.in_features, gone.get((number, "neurons"), set())),
+        )
+        for number, block in enumerate(blocks)
+    ]
+
+
+def check_amount(model: nn.Module, amount: float) -> None:
+    """Raises ConfigError if less than the share `amount` of the encoder layers' weights can be removed."""
+    blocks = _encoder(model).blocks
+    any_importance = Importance(
+        [torch.zeros(block.attention.num_heads) for block in blocks],
+        [torch.zeros(block.feed_forward.contract.in_features) for block in blocks],
+    )
+    most = sum(candidate.num_weights for candidate in _candidates(blocks, any_importance)) / _num_weights(blocks)
+    if amount > most:
+        raise ConfigError(
+            f"--pruning_amount {amount:g} is more than there is to remove: a head and some neurons stay in each layer; "
+            f"use {int(100 * most) / 100:g} or less"
+        )
+
+
+@dataclass
+class _Candidate:
+    """Units that go together, or not."""
+
+    score: float
+    layer: int
+    kind: str
+    units: Sequence[int]
+    num_weights: int
+
+
+def _candidates(blocks: Iterable[EncoderBlock], importance: Importance) -> list[_Candidate]:
+    """Each head, and each group of neurons of similar rank, but for the best of a layer, which stay."""
+    found = []
     for number, block in enumerate(blocks):
         of_head, of_neuron = unit_costs(block)
         heads = [[head] for head in importance.heads[number].argsort(stable=True).tolist()]
         neurons = _groups(importance.neurons[number].argsort(stable=True).tolist())
         for kind, groups, cost, time in (("heads", heads, of_head, HEAD_TIME), ("neurons", neurons, of_neuron, 1)):
             scores = getattr(importance, kind)[number]
-            for group in groups[:-1]:  # the best one stays
-                weights = cost * len(group)
-                candidates.append((float(scores[group].sum()) / (time * weights), number, kind, group, weights))
-                most += weights
-    if wanted > most:
-        total = sum(parameter.numel() for parameter in blocks.parameters())
-        raise ConfigError(
-            f"--pruning_amount {amount:g} is more than there is to remove: a head and {NEURON_GROUP} neurons stay in "
-            f"each layer; use {int(100 * most / total) / 100} or less"
-        )
-    gone = {(number, kind): set() for number in range(len(blocks)) for kind in ("heads", "neurons")}
-    for _, number, kind, group, weights in sorted(candidates, key=lambda each: each[:3]):
-        if wanted <= 0:
-            break
-        gone[number, kind].update(group)
-        wanted -= weights
-    return [
-        LayerUnits(
-            heads=[head for head in range(block.attention.num_heads) if head not in gone[number, "heads"]],
-            neurons=[
-                neuron
-                for neuron in range(block.feed_forward.contract.in_features)
-                if neuron not in gone[number, "neurons"]
-            ],
-        )
-        for number, block in enumerate(blocks)
-    ]
+            for units in groups[:-1]:
+                num_weights = cost * len(units)
+                score = float(scores[units].sum()) / (time * num_weights)
+                found.append(_Candidate(score, number, kind, units, num_weights))
+    return found
+
+
+def _num_weights(blocks: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in blocks.parameters())
+
+
+def _others(number: int, gone: set[int]) -> list[int]:
+    return [unit for unit in range(number) if unit not in gone]
 
 
 def _groups(ranked: Sequence[int]) -> list[Sequence[int]]:
-    """Cuts numbers into groups of `NEURON_GROUP`, the first of which may be smaller."""
-    first = len(ranked) % NEURON_GROUP or NEURON_GROUP
-    starts = [0, *range(first, len(ranked), NEURON_GROUP)]
+    """Cuts numbers into groups, of `NEURON_GROUP` or of an eighth of all; the first may be smaller than the others."""
+    size = min(NEURON_GROUP, max(1, len(ranked) // 8))
+    first = len(ranked) % size or size
+    starts = [0, *range(first, len(ranked), size)]
     return [ranked[start:end] for start, end in zip(starts, [*starts[1:], len(ranked)], strict=True)]
 
 

@@ -9,6 +9,7 @@ this machine get the weights in their own order when a model is loaded.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,12 @@ BACKENDS = ("onednn", "x86", "fbgemm", "qnnpack")  # the first that is there is 
 DESCRIPTION = "quantization.json"
 FORMAT_VERSION = 1
 SCHEME = "int8, symmetric, a scale for each row; activations are rounded to 8 bits as they come"
-# Up to so many rows, as when text is written token by token, activations stay bf16: rounding them takes longer than the
-# product (256 x 1024 on one row: 10 us instead of 32, and 11 in float32).
+# On CPUs with units for bf16 the products of int8 are not worth the rounding of the activations, which takes longer
+# than the product (12,288 x 256 x 512: 2.4 ms, in bf16 1.4), but where the output is WIDE times as wide as the input.
+# Of up to FEW_ROWS, as when text is written token by token, a kernel of its own reads int8 weights in a third of the time.
+WIDE = 8
 FEW_ROWS = 8
+WHOLE_VECTORS = 32  # input channels have to be a multiple: that kernel reads past the end of other rows
 LARGEST = 127
 LEAST_RANGE = 1e-8  # of activations, so that a tensor of zeros has a scale
 
@@ -67,37 +71,53 @@ class Int8Weight(nn.Module):
         self.weight.copy_(weight)
         self.scale.copy_(scale)
 
-    def pack(self, bias_N: Tensor | None, backend: str | None) -> None:
-        """Puts the weights in the order of a backend's kernel; None: as floats, for machines without one."""
+    def pack(self, bias_N: Tensor | None, backend: str | None, bf16: bool) -> None:
+        """Gets ready for products.
+
+        Args:
+            bias_N: what `product` will add.
+            backend: whose kernels to use; None: floats, for machines without any.
+            bf16: whether inputs will be bf16.
+        """
         if backend is None:
-            self._floats_NK = self.weight * self.scale[:, None]
+            self._floats_NK = (self.weight * self.scale[:, None]).to(torch.bfloat16 if bf16 else torch.float32)
             return
-        zeros_N = torch.zeros(len(self.scale), dtype=torch.long)
-        weight = torch._make_per_channel_quantized_tensor(self.weight, self.scale, zeros_N, 0)
-        self._packed = torch.ops.quantized.linear_prepack(weight, bias_N)
-        if backend == "onednn":
+        num_rows, num_columns = self.weight.shape
+        if backend == "onednn" and num_columns % WHOLE_VECTORS == 0:
+            self._scale_in_bf16 = self.scale.bfloat16()
+        zeros_N = torch.zeros(num_rows, dtype=torch.long)
+        if not bf16 or backend != "onednn":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that such tensors will go; the kernels take nothing else
+                weight = torch._make_per_channel_quantized_tensor(self.weight, self.scale, zeros_N, 0)
+            self._packed = torch.ops.quantized.linear_prepack(weight, bias_N)
+            return
+        if num_rows >= WIDE * num_columns:
             self._packed_for_bf16 = torch.ops.onednn.qlinear_prepack(self.weight, None)
             self._zeros_N = zeros_N.int()
-            self._scale_in_bf16 = self.scale.bfloat16()
+        else:
+            self._floats_NK = (self.weight * self.scale[:, None]).bfloat16()
 
     def product(self, x: Tensor, bias_N: Tensor | None) -> Tensor:
         """x @ weight.T + bias, (..., N) in the type of x; after `pack`, with the bias that was packed."""
+        if self._scale_in_bf16 is not None and x.numel() <= FEW_ROWS * x.shape[-1]:
+            return self._product_of_few_rows(x, bias_N)
         if self._floats_NK is not None:
             return F.linear(x, self._floats_NK, bias_N)
+        if self._packed_for_bf16 is not None:
+            return self._product_in_bf16(x.bfloat16(), bias_N).to(x.dtype)
         assert self._packed is not None, "pack first"
-        if x.numel() <= FEW_ROWS * x.shape[-1] and self._scale_in_bf16 is not None:
-            found = torch._weight_int8pack_mm(
-                x.flatten(0, -2).bfloat16().contiguous(), self.weight, self._scale_in_bf16
-            )
-            found = found.view(*x.shape[:-1], -1).to(x.dtype)
-            return found if bias_N is None else found.add_(bias_N)
-        if x.dtype == torch.bfloat16 and self._packed_for_bf16 is not None:
-            return self._product_in_bf16(x, bias_N)
         found = torch.ops.quantized.linear_dynamic(x.float(), self._packed, reduce_range=not _has_vnni())
         return found.to(x.dtype)
 
+    def _product_of_few_rows(self, x: Tensor, bias_N: Tensor | None) -> Tensor:
+        rows = x.flatten(0, -2).bfloat16().contiguous()
+        found = torch._weight_int8pack_mm(rows, self.weight, self._scale_in_bf16)
+        found = found.view(*x.shape[:-1], -1).to(x.dtype)
+        return found if bias_N is None else found.add_(bias_N)
+
     def _product_in_bf16(self, x: Tensor, bias_N: Tensor | None) -> Tensor:
-        """The same from bf16 to bf16, which takes two thirds of the time; activations are symmetric around 0 here."""
+        """Of int8 activations, symmetric around 0, from bf16 to bf16."""
         low, high = torch.aminmax(x)
         scale = max(-float(low), float(high), LEAST_RANGE) / LARGEST
         rounded = (x * (1.0 / scale)).round_().to(torch.int8)
@@ -159,20 +179,21 @@ def _quantizable(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]
                 yield parent, name, module
 
 
-def pack(model: nn.Module, backend: str | None) -> None:
+def pack(model: nn.Module, backend: str | None, bf16: bool) -> None:
     """Gets a quantized model ready to compute.
 
     Args:
-        model: from `quantize`, with its final numbers.
+        model: from `quantize`, with its final numbers, on its device.
         backend: one of `BACKENDS`, or None to compute with floats.
+        bf16: whether it will be computed under autocast to bf16.
     """
     if backend is not None:
         torch.backends.quantized.engine = backend
     for module in model.modules():
         if isinstance(module, Int8Linear):
-            module.pack(module.bias, backend)
+            module.pack(module.bias, backend, bf16)
         elif isinstance(module, Int8Embedding) and isinstance(model, GenerativeModel):
-            module.pack(model.output_bias, backend)
+            module.pack(model.output_bias, backend, bf16)
 
 
 def find_backend(device: torch.device) -> str | None:
@@ -181,14 +202,18 @@ def find_backend(device: torch.device) -> str | None:
     return next((name for name in BACKENDS if name in supported), None)
 
 
-def backend_note(backend: str | None, device: torch.device) -> str:
+def backend_note(backend: str | None, bf16: bool, device: torch.device) -> str:
     """A line for people about what computes the int8 model."""
-    if backend is not None:
-        return f"int8 is computed by the {backend} kernels"
-    return (
-        f"no int8 kernels for {device} here (looked for {', '.join(BACKENDS)}): the int8 model is computed with "
-        "floats; the file is as small, the speed is that of floats"
-    )
+    if backend is None:
+        return (
+            f"no int8 kernels for {device} here (looked for {', '.join(BACKENDS)}): the int8 model is computed with "
+            "floats; the file is as small, the speed is that of floats"
+        )
+    if bf16 and backend == "onednn":
+        return (
+            "int8 weights; large products are made in bf16, which is faster on this machine than rounding activations"
+        )
+    return f"int8 weights and activations, multiplied by the {backend} kernels"
 
 
 def save_int8(folder: Path, config: Config, model: nn.Module, task: Any, metrics: Mapping[str, Any]) -> None:

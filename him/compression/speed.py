@@ -41,7 +41,8 @@ def measure_speeds(contestants: Mapping[str, Contestant]) -> dict[str, dict[str,
             seconds = medians.get(name)
             value = seconds and (1e3 * seconds if measure.startswith("latency") else batch_size / seconds)
             speeds[name][measure] = value and round(value, 3)
-    predictions = {name: _prediction(each) for name, each in contestants.items()}
+    inputs = next(iter(contestants.values())).task.example_inputs()  # the same for all
+    predictions = {name: _prediction(each, inputs) for name, each in contestants.items()}
     for name, seconds in _medians({name: run for name, (run, _) in predictions.items()}).items():
         speeds[name]["latency_ms_example"] = round(1e3 * seconds, 3)
         if num_tokens := predictions[name][1]:
@@ -69,12 +70,11 @@ def _forward(contestant: Contestant, batch_size: int, length: int) -> Callable[[
     return run
 
 
-def _prediction(contestant: Contestant) -> tuple[Callable[[], Any], int | None]:
-    """A prediction for the task's built-in example, and how many tokens it writes."""
-    task, inputs = contestant.task, contestant.task.example_inputs()
+def _prediction(contestant: Contestant, inputs: Mapping[str, str]) -> tuple[Callable[[], Any], int | None]:
+    """A prediction for an input of the task, and how many tokens it writes."""
 
     def run() -> Any:
-        return task.predict(contestant.model, contestant.compute, **inputs)
+        return contestant.task.predict(contestant.model, contestant.compute, **inputs)
 
     return run, getattr(run(), "num_tokens", None)
 

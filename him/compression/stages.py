@@ -66,5 +66,5 @@ def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
     load_weights(model, folder)
     model.to(compute.device).eval()
     if is_int8:
-        pack(model, find_backend(compute.device))
+        pack(model, find_backend(compute.device), compute.bf16)
     return model

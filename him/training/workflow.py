@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from him.compression.pipeline import compress, finished_report
+from him.compression.pruning import check_amount
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config, raise_together
 from him.errors import CheckpointError, ConfigError
@@ -50,6 +51,8 @@ def train(config: Config) -> dict[str, Any]:
     task = cls.prepare(config, tokenizer_folder=initial)
     torch.manual_seed(config.seed)
     model = task.build_model()
+    if config.compress and config.pruning_method == "taylor":
+        check_amount(model, config.pruning_amount)  # before the hours of training, not after them
     if initial is not None:
         load_weights(model, initial)
     _open_run(folder, config)
