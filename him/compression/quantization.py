@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 SCHEME = "int8, symmetric, a scale for each row; activations are rounded to 8 bits as they come"
 # On CPUs with units for bf16 the products of int8 are not worth the rounding of the activations, which takes longer
 # than the product (12,288 x 256 x 512: 2.4 ms, in bf16 1.4), but where the output is WIDE times as wide as the input.
-# Of up to FEW_ROWS, as when text is written token by token, a kernel of its own reads int8 weights in a third of the time.
+# Up to FEW_ROWS, as when text is written token by token, a kernel of its own reads int8 weights in a third of the time.
 WIDE = 8
 FEW_ROWS = 8
 WHOLE_VECTORS = 32  # input channels have to be a multiple: that kernel reads past the end of other rows
