@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from him.command_line import metric_table, run_command
 from him.config import Config, with_shape_of_earlier
@@ -26,17 +27,21 @@ def main() -> int:
     from him.training.workflow import resume, train
 
     try:
-        result = train(config) if config is not None else resume(Path(run), settings)
+        result = train(config, show) if config is not None else resume(Path(run), settings, show)
     except Interrupted as interrupted:
         print(f"stopped; go on with: python main.py --resume {shlex.quote(str(interrupted.folder))}", flush=True)
         return 128 + interrupted.signal
-    print(f"best model: {result['run']}/best, of epoch {result['best_epoch']:g}")
-    print(metric_table(result["metrics"]))
-    print(f"trained in {result['train_seconds']:.0f} s at {result['tokens_per_second']:,.0f} tokens/s")
     if "compression" in result:
         print(result["compression"]["table"])
         print(result["compression"]["summary"])
     return 0
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints what the training brought."""
+    print(f"best model: {result['run']}/best, of epoch {result['best_epoch']:g}")
+    print(metric_table(result["metrics"]))
+    print(f"trained in {result['train_seconds']:.0f} s at {result['tokens_per_second']:,.0f} tokens/s", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ class Compute:
         """The batch on the device; from pinned memory, so that a GPU does not wait for the copy."""
         if self.device.type == "cpu":
             return batch
-        return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        whole = {name: tensor.contiguous() for name, tensor in batch.items()}  # pinning fails on expanded tensors
+        return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in whole.items()}
 
 
 def choose_compute(config: Config) -> Compute:

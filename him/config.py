@@ -110,13 +110,17 @@ def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: the run's configuration is damaged.
     """
-    path = Path(str(settings.get("init_from") or "")) / "best" / "config.json"
-    if not settings.get("init_from") or not path.is_file():
+    run = Path(str(settings.get("init_from") or ""))
+    found = [path for path in (run / "best" / "config.json", run / "config.json") if path.is_file()]
+    if not settings.get("init_from") or not found:
         return dict(settings)
-    earlier = Config.load(path)
+    earlier = Config.load(found[0])
     if earlier.task_type != settings.get("task_type", Config().task_type):
         return dict(settings)
-    return {name: getattr(earlier, name) for name in SHAPE} | dict(settings)
+    shape = {name: getattr(earlier, name) for name in SHAPE}
+    if {"num_encoder_layers", "num_heads", "dim_feedforward"} & settings.keys():  # then not the widths of its layers
+        shape |= {"layer_heads": (), "layer_feedforward": ()}
+    return shape | dict(settings)
 
 
 def raise_together(faults: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from him.compression.stages import TRAINED, load_stage, stage_folder
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config
-from him.errors import CheckpointError
+from him.errors import CheckpointError, ConfigError
 from him.model.embeddings import hold_in_bf16
 from him.tasks import task_class
 from him.tasks.base import Evaluation
@@ -31,8 +31,11 @@ class Predictor:
         folder = Path(run)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such run; name its folder, such as runs/NAME")
-        model = folder if (folder / "model.safetensors").is_file() and stage == TRAINED else None
-        if model is None:
+        is_model = (folder / "model.safetensors").is_file()
+        if is_model and stage != TRAINED:
+            raise ConfigError(f"{folder} is one model, not a run with stages; leave --stage {stage} out")
+        model = folder
+        if not is_model:
             if not (find_folder(folder / "best") / "model.safetensors").is_file():
                 raise CheckpointError(f"{folder}: no finished model there; train the run first, or go on with --resume")
             model = stage_folder(folder, stage)

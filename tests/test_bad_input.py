@@ -1,8 +1,10 @@
 """Whatever is wrong with flags, files or the machine: one line on stderr, exit status 2, and nothing is harmed."""
 
 import ctypes
+import errno
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -601,3 +603,114 @@ def test_evaluating_what_is_no_data(kind, tmp_path):
         path.write_bytes(content)
         assert_one_line(call_script("evaluate.py", run, "--file", path), str(path), prog="evaluate.py")
         assert_one_line(call_script("predict.py", run, "--file", path), str(path), prog="predict.py")
+
+
+# -- compressing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished_run(tmp_path):
+    """A copy of a finished run that was not compressed."""
+    return shutil.copytree(trained_writer("lm")[1], tmp_path / "run")
+
+
+@pytest.fixture
+def refused_compressing(tmp_path):
+    """`compress.py` with bad input; nothing may be made or changed."""
+
+    def run(*typed) -> Finished:
+        before = tree(tmp_path)
+        finished = call_script("compress.py", *typed)
+        assert tree(tmp_path) == before
+        return finished
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        ("--pruning_amount 1.2", ["--pruning_amount 1.2 is out of range; use at least 0 and less than 1"]),
+        ("--pruning_amount 1", ["--pruning_amount 1.0 is out of range"]),
+        ("--pruning_amount -0.1", ["--pruning_amount -0.1 is out of range"]),
+        ("--pruning_amount=-0.1", ["--pruning_amount -0.1 is out of range"]),
+        ("--pruning_amount nan", ["--pruning_amount nan is not a number"]),
+        ("--pruning_amount 30%", ["--pruning_amount 30% is not a number"]),
+        ("--pruning_amount 0.99", ["--pruning_amount 0.99 is more than there is to remove", "use 0.", "or less"]),
+        ("--pruning_method random", ["--pruning_method random is not known; use taylor or magnitude"]),
+        ("--fine_tune_epochs -1", ["--fine_tune_epochs -1 is out of range; use at least 0"]),
+        ("--fine_tune_epochs 1.5", ["--fine_tune_epochs 1.5 is not a whole number"]),
+        ("--fine_tune_learning_rate 0", ["--fine_tune_learning_rate 0.0 is out of range"]),
+        ("--distillation 1.1", ["--distillation 1.1 is out of range; use at least 0 and at most 1"]),
+        ("--sweep 0 0.3 1.2", ["--pruning_amount 1.2 is out of range"]),
+        ("--sweep 0 0.3 0.30", ["--sweep names an amount twice; name each once"]),
+        ("--sweep", ["--sweep", "expected at least one argument; see --help"]),
+        ("--sweep 0.99", ["--pruning_amount 0.99 is more than there is to remove"]),
+        ("--device gpu", ["--device gpu is not known"]),
+        ("--corpus_dir none", ["--corpus_dir none: no such folder"]),
+    ],
+)
+def test_compressing_with_bad_flags(refused_compressing, finished_run, typed, parts):
+    assert_one_line(refused_compressing(finished_run, *typed.split()), *parts, prog="compress.py")
+
+
+@pytest.mark.parametrize("typed", [["--norm_first"], ["--embed_dim", "8"], ["--pruning", "0.2", "stray"]])
+def test_compressing_with_flags_that_are_none(refused_compressing, finished_run, typed):
+    assert_one_line(refused_compressing(finished_run, *typed), "see --help", prog="compress.py")
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "unfinished", "unfinished best"])
+@pytest.mark.parametrize("sweeping", [False, True])
+def test_compressing_what_is_no_finished_run(refused_compressing, tmp_path, kind, sweeping):
+    folder = tmp_path / "run"
+    if kind == "file":
+        folder.write_text("?")
+    elif kind != "missing":
+        folder.mkdir()
+    if kind.startswith("unfinished"):
+        settings = trained_writer("lm")[1]
+        shutil.copy(settings / "config.json", folder)
+        shutil.copytree(settings / "checkpoints", folder / "checkpoints")
+    if kind == "unfinished best":
+        (folder / "best").mkdir()
+        shutil.copy(settings / "config.json", folder / "best")
+    said = {
+        "missing": "no such run; name its folder, such as runs/NAME",
+        "file": "no such run; name its folder, such as runs/NAME",
+    }.get(kind, "no finished model there; train the run first, or go on with --resume")
+    more = ["--sweep", "0", "0.3"] if sweeping else []
+    assert_one_line(refused_compressing(folder, *more), f"{folder}: {said}", prog="compress.py")
+
+
+@pytest.mark.parametrize("script", ["predict.py", "evaluate.py"])
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ("int8", ["no model of the stage int8 there, only trained; make it with scripts/compress.py "]),
+        ("pruned", ["no model of the stage pruned there, only trained"]),
+        ("int4", ["--stage int4 is not known; use trained, pruned, fine_tuned or int8"]),
+        ("", ["--stage  is not known"]),
+    ],
+)
+def test_stages_that_are_not_there(tmp_path, finished_run, script, stage, parts):
+    before = tree(tmp_path)
+    more = {"predict.py": ["--text", "Ann"], "evaluate.py": ["--file", trained_writer("lm")[0]["validation_file"]]}
+    finished = call_script(script, finished_run, "--stage", stage, *more[script])
+    assert_one_line(finished, *(" ".join(part.split()) for part in parts), prog=script)
+    assert tree(tmp_path) == before
+
+
+def test_compressing_on_a_full_disk_says_so(finished_run, monkeypatch):
+    """What is written aside is cleared away, and the run is unharmed."""
+    from him.training import checkpoint
+
+    before = tree(finished_run)
+
+    def full(tensors, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    finished = call_script("compress.py", finished_run, "--pruning_amount", "0")
+    assert_one_line(finished, "no space to write it", prog="compress.py")
+    left = {name: content for name, content in tree(finished_run).items() if not name.startswith("compressed.part")}
+    assert left == before

@@ -204,6 +204,36 @@ def test_help_and_wrong_flags_load_no_pytorch(arguments):
     assert min(seconds) < 0.5
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["RUN", "--nosuchflag"], [], ["RUN", "--sweep"]])
+def test_help_and_wrong_flags_of_compressing_load_no_pytorch(arguments):
+    code = (
+        "import atexit, sys; sys.argv[0] = 'compress.py'; "
+        "atexit.register(lambda: print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)); "
+        "import runpy; runpy.run_path('scripts/compress.py', run_name='__main__')"
+    )
+    seconds = []
+    for _ in range(3):
+        started_at = time.perf_counter()
+        finished = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        seconds.append(time.perf_counter() - started_at)
+        assert finished.stderr.splitlines()[-1] == "False False"
+        assert finished.returncode == (0 if arguments == ["--help"] else 2)
+        if min(seconds) < 0.5:
+            break
+    assert min(seconds) < 0.5
+
+
+def test_help_of_compressing_names_its_settings():
+    finished = call_script("compress.py", "--help")
+    assert (finished.status, finished.err) == (0, "")
+    for name in ("pruning_amount", "pruning_method", "fine_tune_epochs", "fine_tune_learning_rate", "distillation"):
+        assert f"--{name}" in finished.out, name
+    for name in ("--sweep", "--json", "--train_file", "--num_threads", "RUN"):
+        assert name in finished.out, name
+
+
 def test_help_names_every_setting():
     finished = call_main("--help")
     assert finished.status == 0

@@ -1,29 +1,33 @@
 """What each stage brought, in pictures."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from him.compression.report import time_of
 from him.tasks.base import LOWER_IS_BETTER
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def draw_report(stages: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
     """Bars of file, latency and metric by stage; uint8 (height, width, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     time = time_of(stages[0])
     wanted = "lower" if metric in LOWER_IS_BETTER else "higher"
     panels = (
         ("file", "MB, lower is better", "file_mb"),
-        ("one input" + time.removeprefix("latency_ms").replace("_", " "), "ms, lower is better", time),
+        ("one input, " + time.removeprefix("latency_ms_"), "ms, lower is better", time),
         (metric, f"on all validation data, {wanted} is better", metric),
     )
     figure = Figure(figsize=(10.5, 3.4), dpi=110, layout="constrained")
-    names = [stage["stage"].replace("_", "-") for stage in stages]
+    names = [f"{stage['stage'].replace('_', '-')}\n{stage['precision'].replace(' and ', ' + ')}" for stage in stages]
     for axes, (title, unit, key) in zip(figure.subplots(1, 3), panels, strict=True):
         values = [stage[key] for stage in stages]
         bars = axes.bar(names, values, width=0.62, color=["#9aa5b1", *["#2f6f9f"] * (len(stages) - 1)])
@@ -33,9 +37,7 @@ def draw_report(stages: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
         axes.tick_params(labelsize=9, length=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.14)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+    return _rendered(figure)
 
 
 def draw_front(points: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
@@ -45,7 +47,6 @@ def draw_front(points: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
         points: the stages of several reports, each with the `pruning_amount` of its report.
         metric: the task's.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     time = time_of(points[0])
@@ -68,6 +69,12 @@ def draw_front(points: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(metric, fontsize=9)
     figure.axes[0].legend(frameon=False, fontsize=9, title="share of weights removed", title_fontsize=8)
+    return _rendered(figure)
+
+
+def _rendered(figure: Figure) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from torch import nn
 
 from him.compression.fine_tuning import TaughtTask, apply_masks, fine_tuning_config
 from him.compression.pictures import as_png, draw_report
-from him.compression.pruning import Importance, choose_units, magnitude_masks, pruned_weights, taylor_importance
+from him.compression.pruning import (
+    Importance,
+    check_amount,
+    choose_units,
+    magnitude_masks,
+    nonzero_masks,
+    pruned_weights,
+    taylor_importance,
+)
 from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
 from him.compression.report import judge, report_table, summary_line
 from him.compression.speed import Contestant, measure_speeds
@@ -27,19 +36,28 @@ from him.compression.stages import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED
 from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
+from him.errors import CheckpointError
 from him.model.embeddings import hold_in_bf16
 from him.options import CompressionOptions
 from him.tasks.base import Task
 from him.training.checkpoint import Checkpoints, load_weights, save_model
-from him.training.files import checksum, find_folder, remove_leftovers, write_json
+from him.training.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
 from him.training.metric_writer import MetricWriter
 from him.training.trainer import Interrupted, Trainer
 
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
+ROWS = 16  # of them at a time; what is summed up does not depend on it
 REPORT = "report.json"
 
 
-def compress(run: Path, config: Config, task: Task, compute: Compute, place: str = COMPRESSED) -> dict[str, Any]:
+def compress(
+    run: Path,
+    config: Config,
+    task: Task,
+    compute: Compute,
+    place: str = COMPRESSED,
+    trained_metrics: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Prunes, fine-tunes and quantizes the best model of a run, and measures each stage.
 
     Args:
@@ -48,6 +66,7 @@ def compress(run: Path, config: Config, task: Task, compute: Compute, place: str
         task: with training and validation data.
         compute: device and precision of training and evaluation.
         place: where the result is put, below the run.
+        trained_metrics: of the best model on all of these validation data, if they are known.
 
     Returns:
         The content of `report.json`: `metric`, `stages`, and the settings.
@@ -56,23 +75,43 @@ def compress(run: Path, config: Config, task: Task, compute: Compute, place: str
         HimError: a setting or the machine does not allow it.
         Interrupted: a signal ended it; another call goes on.
     """
-    return _Compression(run, config, task, compute, run / place).report()
+    try:
+        return _Compression(run, config, task, compute, run / place).report(trained_metrics)
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, run) from None
 
 
-def finished_report(run: Path, config: Config, place: str = COMPRESSED) -> dict[str, Any] | None:
-    """The report that is there for this model and these settings, or None."""
+def finished_report(
+    run: Path, config: Config, task: Task, compute: Compute, place: str = COMPRESSED
+) -> dict[str, Any] | None:
+    """The report that is there for this model, these settings, these data and this machine, or None."""
+    report = report_of(run, place)
+    return report if report and report["settings"] == _settings(run, config, task, compute) else None
+
+
+def report_of(run: Path, place: str = COMPRESSED) -> dict[str, Any] | None:
+    """The report that is there for this trained model, with whatever settings, or None."""
     try:
         report = json.loads((find_folder(run / place) / REPORT).read_text(encoding="utf-8"))
-        return report if report["settings"] == _settings(run, config) else None
+        return report if report["settings"]["trained"] == _trained_checksum(run) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _settings(run: Path, config: Config) -> dict[str, Any]:
-    """What decides the result: the trained model, and the settings of the stage."""
+def _trained_checksum(run: Path) -> str:
+    return checksum(find_folder(run / "best") / "model.safetensors")
+
+
+def _settings(run: Path, config: Config, task: Task, compute: Compute) -> dict[str, Any]:
+    """What decides the result: the trained model, the settings of the stage, the data and the machine."""
     names = [each.name for each in dataclasses.fields(CompressionOptions) if each.name != "compress"]
-    trained = checksum(find_folder(run / "best") / "model.safetensors")
-    return {"trained": trained, **{name: getattr(config, name) for name in (*names, "seed", "dry_run")}}
+    of_data = ("dataset", "validation_file", "validation_size", "corpus_dir", "sample_size")
+    return {
+        "trained": _trained_checksum(run),
+        **{name: getattr(config, name) for name in (*names, *of_data, "seed", "dry_run")},
+        "data": task.train_digest,
+        "machine": [str(compute.device), compute.bf16, torch.get_num_threads()],
+    }
 
 
 class _Compression:
@@ -83,19 +122,23 @@ class _Compression:
         self.best = find_folder(run / "best")
         # BERTScore on all validation data, after each stage, would take longer than the stages.
         self.config = dataclasses.replace(config, bertscore_samples=0)
+        self.bertscore_samples = config.bertscore_samples
         self.task = task.with_config(self.config)
         self.compute = compute
         self.target = target
         self.part = target.with_name(f"{target.name}.part")
+        self.trained = load_stage(self.task, self.best, compute)
+        if config.pruning_method == "taylor":
+            check_amount(self.trained, config.pruning_amount)  # before anything is written
         self.progress = self._begin()
 
-    def report(self) -> dict[str, Any]:
+    def report(self, trained_metrics: dict[str, float] | None) -> dict[str, Any]:
         """All stages that are not there yet, then the measurements."""
-        trained = self._trained()
+        self._once(TRAINED, lambda: trained_metrics or self._evaluate(self.task, self.trained))
         if self.config.pruning_amount > 0:
-            self._once(PRUNED, lambda: self._prune(trained))
+            self._once(PRUNED, self._prune)
             if self.config.fine_tune_epochs != 0:
-                self._once(FINE_TUNED, lambda: self._fine_tune(trained))
+                self._once(FINE_TUNED, self._fine_tune)
         self._once(INT8, self._quantize)
         return self._finish()
 
@@ -103,16 +146,20 @@ class _Compression:
 
     def _begin(self) -> dict[str, Any]:
         """Goes on with what an interrupted call with the same settings left, or begins anew."""
-        settings = _settings(self.run, self.config)
+        settings = _settings(self.run, self.config, self.task, self.compute)
         try:
             progress = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))
             if progress["settings"] == settings:
+                for stage in progress["metrics"]:
+                    verify_folder(self._folder(stage), others_allowed=True)
                 return progress
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
             pass
         shutil.rmtree(self.part, ignore_errors=True)
-        trained = json.loads((self.best / "metrics.json").read_text(encoding="utf-8"))
-        return {"settings": settings, "metrics": {TRAINED: trained}}
+        self.part.mkdir(parents=True)
+        progress = {"settings": settings, "metrics": {}}
+        write_json(self.part / "progress.json", progress)
+        return progress
 
     def _once(self, stage: str, work: Callable[[], dict[str, float]]) -> None:
         """Does a stage, unless it is done, and notes its metrics."""
@@ -140,19 +187,24 @@ class _Compression:
             self.config, layer_heads=of_model.layer_heads, layer_feedforward=of_model.layer_feedforward
         )
 
+    def _as_saved(self, config: Config) -> Config:
+        """The settings that a model of a stage is used with later: the run's, with the model's shape."""
+        return dataclasses.replace(config, bertscore_samples=self.bertscore_samples)
+
     # -- stages --------------------------------------------------------------------------------------------------------
 
-    def _trained(self) -> nn.Module:
-        return load_stage(self.task, self.best, self.compute)
+    def _evaluate(self, task: Task, model: nn.Module) -> dict[str, float]:
+        """The metrics of a model on all validation data; its task may tune itself on them, and is saved with it."""
+        return task.evaluate(model.eval(), self.compute, final=True).metrics
 
-    def _prune(self, trained: nn.Module) -> dict[str, float]:
-        config = self.config
+    def _prune(self) -> dict[str, float]:
+        config, trained = self.config, self.trained
         if config.pruning_method == "magnitude":
             student, student_config = self.task.build_model(), config
             student.load_state_dict(trained.state_dict())
             apply_masks(student, magnitude_masks(student, config.pruning_amount))
         else:
-            kept = choose_units(trained, self._importance(trained), config.pruning_amount)
+            kept = choose_units(trained, self._importance(), config.pruning_amount)
             student_config = dataclasses.replace(
                 config,
                 layer_heads=tuple(len(units.heads) for units in kept),
@@ -162,12 +214,12 @@ class _Compression:
             student.load_state_dict(pruned_weights(trained, kept))
         student.to(self.compute.device)
         task = self.task.with_config(student_config)
-        metrics = task.evaluate(student.eval(), self.compute, final=True).metrics
-        save_model(self.part / PRUNED, student_config, student, task, metrics)
+        metrics = self._evaluate(task, student)
+        save_model(self.part / PRUNED, self._as_saved(student_config), student, task, metrics)
         return metrics
 
-    def _importance(self, trained: nn.Module) -> Importance:
-        task, config = self.task, self.config
+    def _importance(self) -> Importance:
+        task, config, trained = self.task, self.config, self.trained
         batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, epoch=0)
         number = 2 if config.dry_run else -(-IMPORTANCE_EXAMPLES // config.batch_size)
 
@@ -176,21 +228,25 @@ class _Compression:
                 return task.loss(trained, batch).loss
 
         torch.manual_seed(config.seed)  # where crops of texts begin is drawn with each batch
-        chosen = (self.compute.to_device(task.train_batch(examples)) for examples in batches[:number])
+        parts = (batch[start : start + ROWS] for batch in batches[:number] for start in range(0, len(batch), ROWS))
+        chosen = (self.compute.to_device(task.train_batch(examples)) for examples in parts)
         return taylor_importance(trained, chosen, loss_of)
 
-    def _fine_tune(self, trained: nn.Module) -> dict[str, float]:
+    def _fine_tune(self) -> dict[str, float]:
         """The usual trainer in a folder of its own; the pruned model counts as its epoch 0."""
         folder = self.part / FINE_TUNED
         task = self._task_of(PRUNED)
         steps_per_epoch = -(-len(task.train_lengths) // self.config.batch_size)
-        attention_dir = str(Path(self.config.attention_dir) / self.run.name)
-        config = fine_tuning_config(task.config, steps_per_epoch, attention_dir)
+        config = fine_tuning_config(task.config, steps_per_epoch, self._best_step())
+        if self.target.name == COMPRESSED:
+            config = dataclasses.replace(config, attention_dir=str(Path(config.attention_dir) / self.run.name))
+        else:
+            config = dataclasses.replace(config, attention_examples=0)  # the amounts of a sweep would share one folder
         student = load_stage(task, self.part / PRUNED, self.compute)
         masks = {}
         if self.config.pruning_method == "magnitude":
-            masks = {name: weight != 0 for name, weight in student.named_parameters() if weight.dim() == 2}
-        taught = TaughtTask(task.with_config(config), trained, config.distillation, masks)
+            masks = nonzero_masks(student)
+        taught = TaughtTask(task.with_config(config), self.trained, config.distillation, masks)
         checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         checkpoint = checkpoints.load_newest() if checkpoints.list() else None
         if checkpoint is None:
@@ -209,8 +265,12 @@ class _Compression:
         load_weights(student, folder / "best")
         metrics = taught.evaluate(student.eval(), self.compute, final=True).metrics
         state = trainer.state
-        save_model(folder / "best", config, student, taught, {"step": state.best_step, **metrics})
+        save_model(folder / "best", self._as_saved(task.config), student, taught, {"step": state.best_step, **metrics})
         return metrics
+
+    def _best_step(self) -> int:
+        """The step of the training that the trained model is of."""
+        return int(json.loads((self.best / "metrics.json").read_text(encoding="utf-8"))["step"])
 
     def _quantize(self) -> dict[str, float]:
         stage = self._last_float()
@@ -220,8 +280,8 @@ class _Compression:
         backend = find_backend(self.compute.device)
         print(backend_note(backend, self.compute.bf16, self.compute.device), flush=True)
         pack(model.to(self.compute.device), backend, self.compute.bf16)
-        metrics = task.evaluate(model, self.compute, final=True).metrics
-        save_int8(self.part / INT8, config, model, task, metrics)
+        metrics = self._evaluate(task, model)
+        save_int8(self.part / INT8, self._as_saved(config), model, task, metrics)
         return metrics
 
     # -- evidence ------------------------------------------------------------------------------------------------------
@@ -243,6 +303,7 @@ class _Compression:
             shutil.rmtree(old, ignore_errors=True)
             os.rename(self.target, old)
         os.rename(self.part, self.target)
+        (self.target / "progress.json").unlink()
         shutil.rmtree(old, ignore_errors=True)
         return report
 
@@ -269,7 +330,7 @@ class _Compression:
                     **{name: value for name, value in metrics.items() if name not in ("step", "epoch")},
                 }
             )
-        speeds = measure_speeds(contestants)
+        speeds = measure_speeds(contestants, quick=self.config.dry_run)
         for stage in stages:
             stage.update(speeds[stage["stage"]])
             if (name := f"{stage['stage']} in bf16") in speeds:
@@ -277,12 +338,13 @@ class _Compression:
         return stages
 
     def _to_tensorboard(self, report: dict[str, Any], picture: np.ndarray) -> None:
-        for left in (*self.part.glob("events.out.tfevents.*"), self.part / "metrics.jsonl"):
-            left.unlink(missing_ok=True)
+        for left in (*self.part.glob("events.out.tfevents.*"), *self.part.glob("metrics.jsonl")):
+            left.unlink()
         writer = MetricWriter(self.part)
         writer.picture("Compression", picture, 0)
         writer.text("Compression/table", f"```\n{report['table']}\n```\n\n{report['summary']}", 0)
         writer.close()
+        (self.part / "metrics.jsonl").unlink()  # the numbers are in the report
 
 
 def _num_parameters(model: nn.Module) -> int:

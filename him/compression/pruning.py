@@ -222,15 +222,22 @@ def magnitude_masks(model: nn.Module, amount: float) -> dict[str, Tensor]:
     The usual unstructured pruning (Han et al. 2015, arXiv:1506.02626), for comparison: what is zeroed is still stored
     and still multiplied, so neither the file nor the time gets smaller.
     """
-    (prefix,) = (name for name, module in model.named_modules() if isinstance(module, Encoder))
-    matrices = {
-        f"{prefix}.blocks.{name}": parameter
-        for name, parameter in _encoder(model).blocks.named_parameters()
-        if parameter.dim() == 2
-    }
+    matrices = _matrices(model)
     magnitudes = torch.cat([matrix.detach().abs().flatten() for matrix in matrices.values()])
     threshold = magnitudes.kthvalue(max(1, int(amount * len(magnitudes)))).values
     return {name: matrix.detach().abs() > threshold for name, matrix in matrices.items()}
+
+
+def nonzero_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Boolean masks, False where a matrix weight of the encoder's layers is 0."""
+    return {name: matrix.detach() != 0 for name, matrix in _matrices(model).items()}
+
+
+def _matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The matrices of the encoder's layers, by their names in the model."""
+    (prefix,) = (name for name, module in model.named_modules() if isinstance(module, Encoder))
+    blocks = _encoder(model).blocks
+    return {f"{prefix}.blocks.{name}": each for name, each in blocks.named_parameters() if each.dim() == 2}
 
 
 def _encoder(model: nn.Module) -> Encoder:

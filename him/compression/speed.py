@@ -26,7 +26,7 @@ class Contestant:
     compute: Compute
 
 
-def measure_speeds(contestants: Mapping[str, Contestant]) -> dict[str, dict[str, float | None]]:
+def measure_speeds(contestants: Mapping[str, Contestant], quick: bool = False) -> dict[str, dict[str, float | None]]:
     """Median latencies in ms, and examples a second, by contestant and name of `SHAPES`.
 
     A batch has random tokens and no padding. A shape that is longer than learned positions reach is None. Beside them
@@ -36,14 +36,14 @@ def measure_speeds(contestants: Mapping[str, Contestant]) -> dict[str, dict[str,
     speeds: dict[str, dict[str, float | None]] = {name: {} for name in contestants}
     for measure, (batch_size, length) in SHAPES.items():
         able = {name: each for name, each in contestants.items() if _reaches(each, length)}
-        medians = _medians({name: _forward(each, batch_size, length) for name, each in able.items()})
+        medians = _medians({name: _forward(each, batch_size, length) for name, each in able.items()}, quick)
         for name in contestants:
             seconds = medians.get(name)
             value = seconds and (1e3 * seconds if measure.startswith("latency") else batch_size / seconds)
             speeds[name][measure] = value and round(value, 3)
     inputs = next(iter(contestants.values())).task.example_inputs()  # the same for all
     predictions = {name: _prediction(each, inputs) for name, each in contestants.items()}
-    for name, seconds in _medians({name: run for name, (run, _) in predictions.items()}).items():
+    for name, seconds in _medians({name: run for name, (run, _) in predictions.items()}, quick).items():
         speeds[name]["latency_ms_example"] = round(1e3 * seconds, 3)
         if num_tokens := predictions[name][1]:
             speeds[name]["latency_ms_token"] = round(1e3 * seconds / num_tokens, 3)
@@ -79,12 +79,12 @@ def _prediction(contestant: Contestant, inputs: Mapping[str, str]) -> tuple[Call
     return run, getattr(run(), "num_tokens", None)
 
 
-def _medians(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each, over `ROUNDS` turns."""
+def _medians(runs: Mapping[str, Callable[[], Any]], quick: bool) -> dict[str, float]:
+    """Median seconds of each, over `ROUNDS` turns, or of one run if it has to be quick."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()  # warms up
-    for _ in range(ROUNDS):
+    for _ in range(1 if quick else ROUNDS):
         for name, run in runs.items():
             turn_started_at = time.perf_counter()
             while True:
@@ -94,6 +94,6 @@ def _medians(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
                     torch.cuda.synchronize()
                 now = time.perf_counter()
                 seconds[name].append(now - started_at)
-                if now - turn_started_at > SECONDS_A_TURN:
+                if quick or now - turn_started_at > SECONDS_A_TURN:
                     break
     return {name: statistics.median(each) for name, each in seconds.items()}

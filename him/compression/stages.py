@@ -32,10 +32,9 @@ def stage_folder(run: Path, stage: str) -> Path:
     folders = {each: _place(run, each) for each in STAGES}
     there = [each for each, folder in folders.items() if (folder / "model.safetensors").is_file()]
     if stage not in there:
-        raise CheckpointError(
-            f"{run}: no model of the stage {stage} there, only {', '.join(there) or 'none'}; make it with "
-            f"scripts/compress.py {run}"
-        )
+        mend = "train the run first" if stage == TRAINED else f"make it with scripts/compress.py {run}"
+        there = f", only {', '.join(there)}" if there else ""
+        raise CheckpointError(f"{run}: no model of the stage {stage} there{there}; {mend}")
     return folders[stage]
 
 
@@ -52,12 +51,7 @@ def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    try:
-        verify_folder(folder, others_allowed=True)
-    except CheckpointError as error:
-        of_run = not {COMPRESSED, SWEEP} & {parent.name for parent in folder.parents}
-        mend = "restore it from a copy, or train the run again" if of_run else "make it again with scripts/compress.py"
-        raise CheckpointError(f"{error}; {mend}") from None
+    check_model(folder)
     model = task.build_model()
     is_int8 = (folder / DESCRIPTION).is_file()
     if is_int8:
@@ -68,3 +62,14 @@ def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
     if is_int8:
         pack(model, find_backend(compute.device), compute.bf16)
     return model
+
+
+def check_model(folder: Path) -> None:
+    """Raises CheckpointError if a file of a model is missing or damaged; says how to mend it."""
+    try:
+        verify_folder(folder, others_allowed=True)
+    except CheckpointError as error:
+        of_run = not {COMPRESSED, SWEEP} & {parent.name for parent in list(folder.parents)[:2]} or folder.name == "best"
+        of_run = of_run and folder.parent.name != FINE_TUNED
+        mend = "restore it from a copy, or train the run again" if of_run else "make it again with scripts/compress.py"
+        raise CheckpointError(f"{error}; {mend}") from None

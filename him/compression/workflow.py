@@ -1,20 +1,20 @@
 """Compressing a finished run, once or for several pruning amounts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from him.compression.pictures import as_png, draw_front
 from him.compression.pipeline import compress, finished_report
+from him.compression.pruning import check_amount
 from him.compression.report import front_table
-from him.compression.stages import SWEEP, TRAINED, stage_folder
+from him.compression.stages import SWEEP, TRAINED, check_model, stage_folder
 from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError, ConfigError
 from him.tasks import task_class
 from him.tasks.base import Task
-from him.training.files import verify_folder, write_json
+from him.training.files import find_folder, write_json
 
 
 def compress_run(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,19 +47,26 @@ def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float])
     Raises:
         HimError: see `compress_run`.
     """
+    if "pruning_amount" in changes:
+        raise ConfigError("--pruning_amount beside --sweep: name all amounts after --sweep")
     configs = [_config(run, {**changes, "pruning_amount": amount}) for amount in amounts]
-    if len({config.pruning_amount for config in configs}) < len(configs):
+    if len({f"{config.pruning_amount:g}" for config in configs}) < len(configs):
         raise ConfigError("--sweep names an amount twice; name each once")
     task, compute = _prepare(run, configs[0])
+    model = task.build_model()
+    for config in configs:
+        if config.pruning_method == "taylor":
+            check_amount(model, config.pruning_amount)
     points, metric = [], ""
     for config in configs:
         place = f"{SWEEP}/{config.pruning_amount:g}"
-        report = finished_report(run, config, place)
+        report = finished_report(run, config, task, compute, place)
         if report is None:
             print(f"--pruning_amount {config.pruning_amount:g}", flush=True)
             report = compress(run, config, task, compute, place)
         metric = report["metric"]
-        points += [{"pruning_amount": config.pruning_amount, **stage} for stage in _ends(report["stages"])]
+        # The last float stage and int8.
+        points += [{"pruning_amount": config.pruning_amount, **stage} for stage in report["stages"][-2:]]
     picture = run / SWEEP / "sweep.png"
     picture.write_bytes(as_png(draw_front(points, metric)))
     result = {"points": points, "metric": metric, "table": front_table(points, metric), "picture": str(picture)}
@@ -68,30 +75,19 @@ def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float])
     return result
 
 
-def _ends(stages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The last float stage and int8."""
-    return stages[-2:]
-
-
 def _config(run: Path, changes: Mapping[str, Any]) -> Config:
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run; name its folder, such as runs/NAME")
-    if not (run / "best").is_dir() and not (run / "best.old").is_dir():
+    if not (find_folder(run / "best") / "model.safetensors").is_file():
         raise CheckpointError(f"{run}: no finished model there; train the run first, or go on with --resume")
     best = stage_folder(run, TRAINED)
-    verify_folder(best, others_allowed=True)
     of_run = Config.load(best / "config.json").to_dict()
     return Config(**{**of_run, **changes})
 
 
 def _prepare(run: Path, config: Config) -> tuple[Task, Compute]:
     best = stage_folder(run, TRAINED)
-    try:
-        metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{best / 'metrics.json'}: cannot be read ({error}); train the run again") from None
-    if not isinstance(metrics, dict):
-        raise CheckpointError(f"{best / 'metrics.json'}: not a list of metrics; train the run again")
+    check_model(best)
     compute = choose_compute(config)
     keep_freed_memory()
     task = task_class(config.task_type).prepare(config, tokenizer_folder=best)

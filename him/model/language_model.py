@@ -49,7 +49,8 @@ class LanguageModel(GenerativeModel):
         if teacher is not None:
             with torch.no_grad():
                 taught_ND = _counted(teacher(batch).hidden_BLD, batch)
-            soft = SoftTargets(taught_ND, teacher.embedding.tokens.weight, teacher.output_bias, teacher_share)
+            weight_VD = teacher.embedding.tokens.weight.to(taught_ND.dtype)
+            soft = SoftTargets(taught_ND, weight_VD, teacher.output_bias.to(taught_ND.dtype), teacher_share)
         return cross_entropy_sum(hidden_ND, tokens.weight, self.output_bias, targets_N, label_smoothing, soft)
 
     def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:

@@ -171,10 +171,11 @@ class SquadTask(Task):
     def distillation_loss(
         self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
     ) -> LossSums:
-        """Divergence of the start and the end distribution from the teacher's."""
+        """See `distilled_span_loss`."""
         with torch.no_grad():
             taught = teacher(batch)
-        return distilled_span_loss(model(batch), taught, batch, share, self.config.label_smoothing)
+        smoothing = self.config.label_smoothing if model.training else 0.0
+        return distilled_span_loss(model(batch), taught, batch, share, smoothing)
 
     def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """Any place may start and end an answer."""

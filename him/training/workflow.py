@@ -4,17 +4,21 @@ import dataclasses
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from him.compression.pipeline import compress, finished_report
+from him.compression.pipeline import compress, finished_report, report_of
 from him.compression.pruning import check_amount
+from him.compression.quantization import DESCRIPTION
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config, raise_together
 from him.errors import CheckpointError, ConfigError
+from him.options import CompressionOptions
 from him.tasks import task_class
 from him.training.checkpoint import Checkpoints, load_weights, save_model
 from him.training.files import find_folder, no_space, remove_leftovers, write_json
@@ -28,8 +32,15 @@ MAY_CHANGE = frozenset(
 )
 
 
-def train(config: Config) -> dict[str, Any]:
-    """Trains a new run.
+Announce = Callable[[dict[str, Any]], None]
+
+
+def train(config: Config, announce: Announce | None = None) -> dict[str, Any]:
+    """Trains a new run, then compresses its best model.
+
+    Args:
+        config: all settings.
+        announce: called with the result as soon as the model is trained and measured, before it is compressed.
 
     Returns:
         `run` (its folder), `best_step`, `best_epoch`, `train_seconds`, `tokens_per_second`, `metrics`: those of the
@@ -51,20 +62,20 @@ def train(config: Config) -> dict[str, Any]:
     task = cls.prepare(config, tokenizer_folder=initial)
     torch.manual_seed(config.seed)
     model = task.build_model()
-    if config.compress and config.pruning_method == "taylor":
-        check_amount(model, config.pruning_amount)  # before the hours of training, not after them
+    _check_pruning(model, config)
     if initial is not None:
         load_weights(model, initial)
     _open_run(folder, config)
-    return _run(Trainer(task, config, folder, compute, model.to(compute.device)))
+    return _run(Trainer(task, config, folder, compute, model.to(compute.device)), announce)
 
 
-def resume(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+def resume(folder: Path, changes: dict[str, Any], announce: Announce | None = None) -> dict[str, Any]:
     """Goes on with an interrupted run from its newest checkpoint, as if it had never stopped.
 
     Args:
         folder: of the run.
         changes: settings that were given beside `--resume`.
+        announce: see `train`.
 
     Raises:
         HimError: the run cannot go on, or a change would make it another run.
@@ -84,6 +95,7 @@ def resume(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     keep_freed_memory()
     task = task_class(config.task_type).prepare(config, tokenizer_folder=_initial_folder(config))
     model = task.build_model().to(compute.device)
+    _check_pruning(model, config)
     trainer = Trainer(task, config, folder, compute, model, checkpoint)
     if trainer.state.best_value is None and trainer.state.step >= trainer.max_steps:
         raise ConfigError(
@@ -94,18 +106,27 @@ def resume(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     if config != before:
         write_json(folder / "config.json", config.to_dict())
     print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
-    return _run(trainer)
+    # A finished run may have been compressed in another way since, which stays unless a flag asks for something else.
+    compression = {each.name for each in dataclasses.fields(CompressionOptions)}
+    keep_report = trainer.state.step >= trainer.max_steps and not compression & changes.keys()
+    return _run(trainer, announce, keep_report)
 
 
-def _run(trainer: Trainer) -> dict[str, Any]:
+def _check_pruning(model: nn.Module, config: Config) -> None:
+    """Refuses an amount that cannot be pruned before the hours of training, not after them."""
+    if config.compress and config.pruning_method == "taylor":
+        check_amount(model, config.pruning_amount)
+
+
+def _run(trainer: Trainer, announce: Announce | None, keep_report: bool = False) -> dict[str, Any]:
     """See `_run_to_its_end`; whatever finds the disk full on the way says so in one line."""
     try:
-        return _run_to_its_end(trainer)
+        return _run_to_its_end(trainer, announce, keep_report)
     except OSError as error:
         raise no_space(error, Path(error.filename or trainer.folder)) from None
 
 
-def _run_to_its_end(trainer: Trainer) -> dict[str, Any]:
+def _run_to_its_end(trainer: Trainer, announce: Announce | None, keep_report: bool) -> dict[str, Any]:
     """Trains, measures the best model once more with every metric on the whole validation set, and compresses it."""
     task, config, folder = trainer.task, trainer.config, trainer.folder
     for note in task.notes:
@@ -139,9 +160,13 @@ def _run_to_its_end(trainer: Trainer) -> dict[str, Any]:
         "tokens_per_second": round(speed, 1),
         "metrics": evaluation.metrics,
     }
+    if announce is not None:
+        announce(result)
     if config.compress:
-        done = finished_report(folder, config)
-        result["compression"] = done or compress(folder, config, task, trainer.compute)
+        done = report_of(folder) if keep_report else finished_report(folder, config, task, trainer.compute)
+        result["compression"] = done or compress(
+            folder, config, task, trainer.compute, trained_metrics=evaluation.metrics
+        )
     return result
 
 
@@ -187,8 +212,12 @@ def _initial_folder(config: Config) -> Path | None:
     if config.init_from is None:
         return None
     best = find_folder(Path(config.init_from) / "best")
+    if not best.is_dir() and (Path(config.init_from) / "model.safetensors").is_file():
+        best = Path(config.init_from)  # a model of another stage, such as RUN/compressed/pruned
     if not best.is_dir():
         raise CheckpointError(f"--init_from {config.init_from}: no finished model there (no folder best); name a run")
+    if (best / DESCRIPTION).is_file():
+        raise CheckpointError(f"--init_from {config.init_from}: an int8 model cannot be trained; name another stage")
     earlier = Config.load(best / "config.json")
     if earlier.task_type != config.task_type:
         raise CheckpointError(

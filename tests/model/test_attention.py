@@ -170,6 +170,39 @@ def test_explicit_attention_equals_sdpa(layer, monkeypatch, mask, rotary):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1.0, one.abs().max().item()))
 
 
+@pytest.mark.parametrize("mask", ["padding", "causal", "both"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_way_without_a_gradient_equals_that_of_training(layer, monkeypatch, mask, dtype):
+    """Where nothing is trained, `scaled_dot_product_attention` is the faster one on CPUs too."""
+    layer.to(dtype)
+    calls = []
+    fused = nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention.F, "scaled_dot_product_attention", lambda *args, **named: calls.append(1) or fused(*args, **named)
+    )
+    x, bias = random(B, L, D, seed=3, dtype=dtype), attention_bias(masks()[mask]).to(dtype)
+    tables = rotary_tables(torch.arange(L), H, K, x)
+    expected, _ = layer(x, bias, tables)
+    assert not calls
+    with torch.no_grad():
+        found, weights = layer(x, bias, tables)
+        asked, asked_weights = layer(x, bias, tables, return_weights=True)
+    assert len(calls) == 1, "asked for weights, they are made"
+    assert weights is None and asked_weights.shape == (B, H, L, L)
+    bound = 1e-5 if dtype == torch.float32 else 0.03
+    for each in (found, asked):
+        torch.testing.assert_close(each, expected, rtol=bound, atol=bound * float(expected.abs().max()))
+
+
+def test_dropout_of_weights_is_there_without_a_gradient_too(layer):
+    """In training mode under `no_grad`, as a frozen part would be."""
+    layer.dropout.p = 0.5
+    x, bias = random(B, L, D), attention_bias(torch.ones(B, L, dtype=torch.bool))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert (layer.train()(x, bias)[0] - layer.eval()(x, bias)[0]).abs().max() > 0.1
+
+
 class Elsewhere(torch.Tensor):
     """A tensor that says that it is not on the CPU; what is computed from it is an ordinary one."""
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from him.model import cross_entropy
-from him.model.cross_entropy import CHUNK_ROWS, cross_entropy_sum
+from him.model.cross_entropy import CHUNK_ROWS, SoftTargets, cross_entropy_of, cross_entropy_sum
 
 D, V = 8, 37
 SIZES = [1, CHUNK_ROWS - 1, CHUNK_ROWS, 2 * CHUNK_ROWS, 2 * CHUNK_ROWS + 276]
@@ -146,3 +146,95 @@ def test_never_all_logits_at_once(monkeypatch):
     *leaves, targets = inputs(1300)
     cross_entropy_sum(*leaves, targets)
     assert rows == [CHUNK_ROWS, CHUNK_ROWS, 1300 - 2 * CHUNK_ROWS]
+
+
+# -- a teacher's predictions as targets --------------------------------------------------------------------------------
+
+
+def teacher(num_targets, share, dtype=torch.float32, width=D + 3):
+    """A teacher of another width."""
+    random = torch.Generator().manual_seed(9)
+    hidden = torch.randn(num_targets, width, generator=random).to(dtype)
+    return SoftTargets(hidden, torch.randn(V, width, generator=random), torch.randn(V, generator=random), share)
+
+
+def taught_loss(leaves, targets, label_smoothing, soft):
+    """By autograd, from all logits at once."""
+    logits = F.linear(*leaves)
+    labels = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+    taught = F.linear(soft.hidden_ND, soft.weight_VD, soft.bias_V).log_softmax(dim=1)
+    divergence = F.kl_div(logits.log_softmax(dim=1), taught, reduction="sum", log_target=True)
+    return (1 - soft.share) * labels + soft.share * divergence
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("num_targets", [1, CHUNK_ROWS, 2 * CHUNK_ROWS + 276])
+def test_a_teacher_by_autograd(num_targets, label_smoothing, share):
+    *leaves, targets = inputs(num_targets)
+    leaves, soft = [leaf.requires_grad_() for leaf in leaves], teacher(num_targets, share)
+    ours, num_correct = cross_entropy_sum(*leaves, targets, label_smoothing, soft)
+    theirs = taught_loss(leaves, targets, label_smoothing, soft)
+    compare(ours, theirs, leaves, upstream=-0.3, rtol=3e-5)
+    assert num_correct.item() == int((F.linear(*leaves).argmax(dim=-1) == targets).sum())
+
+
+def test_a_teacher_by_hand():
+    """Probabilities 1/2, 1/2 taught to a student that has 1/4, 3/4; the label is the second class."""
+    weight = torch.tensor([1.0, 3.0]).log()[:, None]
+    soft = SoftTargets(torch.ones(1, 1), torch.zeros(2, 1), torch.zeros(2), 0.4)
+    loss, _ = cross_entropy_sum(torch.ones(1, 1), weight, torch.zeros(2), torch.tensor([1]), soft=soft)
+    divergence = 0.5 * math.log((1 / 2) / (1 / 4)) + 0.5 * math.log((1 / 2) / (3 / 4))
+    assert loss.item() == pytest.approx(0.6 * math.log(4 / 3) + 0.4 * divergence, rel=1e-6)
+
+
+def test_a_teacher_that_says_the_same_has_nothing_to_teach():
+    hidden, weight, bias, targets = inputs(600)
+    leaves = [leaf.requires_grad_() for leaf in (hidden, weight, bias)]
+    soft = SoftTargets(*(leaf.detach() for leaf in leaves), 1.0)
+    loss, _ = cross_entropy_sum(*leaves, targets, 0.1, soft)
+    assert abs(loss.item()) < 1e-3
+    assert all(gradient.abs().max() < 1e-4 for gradient in torch.autograd.grad(loss, leaves))
+
+
+def test_a_teacher_gets_no_gradient():
+    *leaves, targets = inputs(20)
+    soft = teacher(20, 0.5)
+    parts = [part.requires_grad_() for part in (soft.hidden_ND, soft.weight_VD, soft.bias_V)]
+    loss, _ = cross_entropy_sum(leaves[0].requires_grad_(), *leaves[1:], targets, soft=soft)
+    loss.backward()
+    assert all(part.grad is None for part in parts)
+
+
+def test_a_teacher_under_autocast():
+    hidden, weight, bias, targets = inputs(1300, torch.bfloat16)
+    leaves, soft = [leaf.requires_grad_() for leaf in (hidden, weight, bias)], teacher(1300, 0.5, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = cross_entropy_sum(*leaves, targets, 0.1, soft)
+    exact = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    theirs = taught_loss(exact, targets, 0.1, SoftTargets(soft.hidden_ND.float(), soft.weight_VD, soft.bias_V, 0.5))
+    assert loss.item() == pytest.approx(theirs.item(), rel=3e-3)
+    for one, other in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(theirs, exact), strict=True):
+        assert (one.float() - other).norm() < 0.01 * other.norm()
+
+
+# -- any output layer --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_targets", [0, *SIZES])
+def test_any_output_layer_has_the_same_sums(num_targets):
+    hidden, weight, bias, targets = inputs(num_targets)
+    found = cross_entropy_of(lambda x: F.linear(x, weight, bias), hidden, targets)
+    for one, other in zip(found, cross_entropy_sum(hidden, weight, bias, targets), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-3)
+
+
+def test_any_output_layer_shares_ties_out():
+    """Of 37 equally high logits, the target is one."""
+    hidden, weight, bias, targets = inputs(10)
+    for found in (
+        cross_entropy_of(lambda x: torch.zeros(len(x), V), hidden, targets),
+        cross_entropy_sum(hidden, 0 * weight, 0 * bias, targets),
+    ):
+        assert found[0].item() == pytest.approx(10 * math.log(V), rel=1e-6)
+        assert found[1].item() == pytest.approx(10 / V, rel=1e-5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from him.model import encoder as encoder_module
 from him.model.attention import attention_bias
 from him.model.convolution import DepthwiseConvolution
 from him.model.encoder import Encoder, EncoderBlock
@@ -285,3 +286,73 @@ def test_layers_of_different_shapes(rotary):
     output = small(x_BLD, mask_BL, return_weights=True)
     torch.testing.assert_close(output.hidden_BLD, full(x_BLD, mask_BL).hidden_BLD)
     assert [tuple(layer.shape) for layer in output.attention_weights] == [(2, 1, 5, 5), (2, 4, 5, 5)]
+
+
+# -- kept tables -------------------------------------------------------------------------------------------------------
+
+
+def made_tables(monkeypatch):
+    """Counts how often tables are made."""
+    calls = []
+    original = encoder_module.rotary_tables
+    monkeypatch.setattr(encoder_module, "rotary_tables", lambda *args: calls.append(args) or original(*args))
+    return calls
+
+
+def test_tables_are_made_once_for_a_length(batch, monkeypatch):
+    x, mask = batch
+    encoder = randomize(Encoder(2, D, H, F)).eval()
+    expected = encoder(x, mask).hidden_BLD
+    calls = made_tables(monkeypatch)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(encoder(x, mask).hidden_BLD, expected.detach(), rtol=1e-5, atol=1e-5)
+    assert len(calls) == 1
+    encoder(x, mask)
+    assert len(calls) == 2, "in training they are not kept: lengths change, and memory is short"
+
+
+@pytest.mark.parametrize("first", ["longer", "shorter"])
+def test_tables_of_another_length_are_not_taken(batch, first):
+    x, mask = batch
+    encoder = randomize(Encoder(2, D, H, F)).eval()
+    parts = {"longer": (x, mask), "shorter": (x[:, :6], mask[:, :6])}
+    expected = {name: encoder(*part).hidden_BLD.detach() for name, part in parts.items()}
+    with torch.inference_mode():
+        for name in (first, *parts, *reversed(parts)):
+            torch.testing.assert_close(encoder(*parts[name]).hidden_BLD, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_tables_of_another_type_are_not_taken(batch):
+    x, mask = batch
+    encoder = randomize(Encoder(2, D, H, F)).eval()
+    with torch.no_grad():
+        in_fp32 = encoder(x, mask).hidden_BLD
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            in_bf16 = encoder(x, mask).hidden_BLD
+        assert torch.equal(encoder(x, mask).hidden_BLD, in_fp32)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(encoder(x, mask).hidden_BLD, in_bf16)
+
+
+def test_tables_kept_by_an_evaluation_can_be_trained_beside(batch):
+    """Made under `inference_mode`, they must reach neither the graph of a later step nor what a teacher says."""
+    x, mask = batch
+    encoder = randomize(Encoder(2, D, H, F))
+    with torch.inference_mode():
+        encoder(x, mask)
+    with torch.no_grad():
+        taught = encoder(x, mask).hidden_BLD
+    assert not taught.is_inference()
+    (encoder(x, mask).hidden_BLD - taught + 1).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+def test_tables_of_layers_with_different_heads_are_kept(batch):
+    x, mask = batch
+    encoder = randomize(Encoder(3, D, H, F, layer_heads=(1, 4, 2), layer_feedforward=(8, 16, 24))).eval()
+    expected = encoder(x, mask).hidden_BLD.detach()
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(encoder(x, mask).hidden_BLD, expected, rtol=1e-5, atol=1e-5)
+    assert not [name for name in encoder.state_dict() if "rotary" in name], "they are not saved"

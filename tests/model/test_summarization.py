@@ -205,3 +205,52 @@ def test_learns_to_copy(make_writer):
         optimizer.step()
     test["labels"][:, [0, 2]] = -1
     assert model.eval().loss(test)[1] > 50
+
+
+# -- a teacher ---------------------------------------------------------------------------------------------------------
+
+
+@KINDS
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_a_share_of_0_is_the_loss_without_a_teacher(make_writer, batch, kind, label_smoothing):
+    model, teacher = make_writer(kind), make_writer(kind, norm_first=False)
+    plain, plain_correct = model.loss(batch, label_smoothing)
+    taught, taught_correct = model.loss(batch, label_smoothing, teacher, 0.0)
+    assert (plain.item(), plain_correct.item()) == (pytest.approx(taught.item(), rel=1e-6), taught_correct.item())
+    assert model.loss(batch, label_smoothing, teacher, 0.5)[0].item() != pytest.approx(plain.item(), rel=1e-3)
+
+
+@KINDS
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(make_writer, batch, kind):
+    model, teacher = make_writer(kind), make_writer(kind)
+    loss, _ = model.loss(batch, 0.0, teacher, 1.0)
+    loss.backward()
+    assert abs(loss.item()) < 1e-4
+    plain = make_writer(kind)
+    plain.loss(batch)[0].backward()
+    for (name, parameter), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert parameter.grad.abs().max() < 1e-3 * max(1.0, other.grad.abs().max()), name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@KINDS
+@pytest.mark.parametrize("teacher_kind", ["summaries", "copying"])
+def test_the_divergence_is_that_of_what_is_written(make_writer, batch, kind, teacher_kind):
+    """Token by token, from the log-probabilities that generation goes by, copying included."""
+    model, teacher = make_writer(kind), make_writer(teacher_kind, norm_first=False)
+    expected = 0.0
+    for document, summary in zip(DOCUMENTS, SUMMARIES, strict=True):
+        prompt = [2, *document, 3]
+        for written in range(len(summary) + 1):
+            student, taught = (each.read_all([prompt], [summary[:written]])[0] for each in (model, teacher))
+            expected += (taught.exp() * (taught - student)).sum().item()
+    assert model.loss(batch, 0.0, teacher, 1.0)[0].item() == pytest.approx(expected, rel=1e-3)
+    assert expected > 1
+
+
+@KINDS
+def test_the_targets_that_fill_up_do_not_count_for_a_teacher(make_writer, batches, kind):
+    model, teacher = make_writer(kind), make_writer(kind, norm_first=False)
+    together = model.loss(batches.batch(np.arange(3)), 0.1, teacher, 0.5)[0]
+    alone = [model.loss(batches.batch(np.array([number])), 0.1, teacher, 0.5)[0] for number in range(3)]
+    torch.testing.assert_close(together, sum(alone))

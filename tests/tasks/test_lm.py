@@ -85,6 +85,21 @@ def test_every_parameter_gets_a_gradient(task):
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 16), (3, 40)])
+def test_a_batch_to_time_is_like_one_to_train_on(task, batch_size, length):
+    torch.manual_seed(0)
+    model, batch = task.build_model().eval(), task.speed_batch(batch_size, length)
+    like = task.train_batch(np.arange(2))
+    assert set(batch) == set(like)
+    for name, values in batch.items():
+        assert (values.shape, values.dtype) == ((batch_size, length), like[name].dtype), name
+    assert torch.equal(batch["input_ids"][:, 1:], batch["labels"][:, :-1])
+    with torch.no_grad():
+        sums = task.forward(model, batch)
+    assert sums.num_targets == task.num_targets(batch) == batch_size * length
+    assert float(sums.loss) / sums.num_targets == pytest.approx(math.log(task.tokenizer.get_vocab_size()), rel=0.05)
+
+
 # -- its numbers -------------------------------------------------------------------------------------------------------
 
 

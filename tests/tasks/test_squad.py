@@ -19,7 +19,7 @@ from him.model.question_answering import FORBIDDEN_LOGIT, SpanOutput
 from him.predict import Predictor
 from him.tasks import squad_answers
 from him.tasks.squad import SquadTask
-from him.tasks.squad_answers import span_loss
+from him.tasks.squad_answers import distilled_span_loss, span_loss
 from tests.small_runs import trained_run
 
 
@@ -224,6 +224,57 @@ def test_label_smoothing_by_hand():
     third = 0.1 / 3
     start = -(third * math.log(1 / 8) + (0.45 + third) * (math.log(2 / 8) + math.log(5 / 8)))
     assert float(sums.loss) == pytest.approx(start + math.log(3))
+
+
+def taught_by_hand() -> SpanOutput:
+    """The teacher is sure of neither start nor end: 1/3 each of three places, and 2/4, 1/4, 1/4."""
+    start = torch.tensor([[1.0, 1.0, 1.0, FORBIDDEN_LOGIT]])
+    return SpanOutput(start, torch.tensor([[math.log(2), 0.0, FORBIDDEN_LOGIT, 0.0]]), [])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_distilled_span_loss_by_hand(share, label_smoothing):
+    output, batch = by_hand()
+    sums = distilled_span_loss(output, taught_by_hand(), batch, share, label_smoothing)
+    of_start = sum(math.log((1 / 3) / (part / 8)) / 3 for part in (1, 2, 5))
+    of_end = 0.5 * math.log(0.5 / (1 / 3)) + 2 * 0.25 * math.log(0.25 / (1 / 3))
+    plain = span_loss(output, batch, label_smoothing)
+    assert float(sums.loss) == pytest.approx((1 - share) * float(plain.loss) + share * (of_start + of_end), rel=1e-5)
+    assert (sums.num_targets, float(sums.num_correct)) == (2, float(plain.num_correct))
+
+
+def test_distilling_a_span_from_oneself_teaches_nothing():
+    """Forbidden places, whose logits are far below all others, make no NaN of it."""
+    output, batch = by_hand()
+    logits = [each.requires_grad_() for each in (output.start_logits_BL, output.end_logits_BL)]
+    loss = distilled_span_loss(output, SpanOutput(*(each.detach() for each in logits), []), batch, 1.0).loss
+    loss.backward()
+    assert abs(loss.item()) < 1e-6
+    assert all(each.grad.abs().max() < 1e-6 for each in logits)
+    loss = distilled_span_loss(output, taught_by_hand(), batch, 1.0).loss
+    gradients = torch.autograd.grad(loss, logits)
+    assert all(torch.isfinite(each).all() and each.abs().max() > 0.05 for each in gradients)
+
+
+@pytest.mark.parametrize("lexical_features", [True, False])
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 16), (3, 40)])
+def test_a_batch_to_time_is_like_one_to_train_on(settings, lexical_features, batch_size, length):
+    task = SquadTask.prepare(SquadTask.resolve(Config(**settings, lexical_features=lexical_features)))
+    torch.manual_seed(0)
+    model, batch = task.build_model().eval(), task.speed_batch(batch_size, length)
+    like = task.train_batch(np.arange(4))
+    assert set(batch) <= set(like)
+    for name, values in batch.items():
+        assert values.shape == (batch_size, *(length if size == like["input_ids"].shape[1] else size
+                                              for size in like[name].shape[1:])), name  # fmt: skip
+        assert values.is_floating_point() == like[name].is_floating_point(), name
+    with torch.no_grad():
+        output, sums = task.forward(model, batch), task.loss(model, batch)
+    assert output.start_logits_BL.shape == (batch_size, length)
+    assert sums.num_targets == task.num_targets(batch) == 2 * batch_size
+    assert float(sums.loss) == pytest.approx(float(span_loss(output, batch).loss), rel=1e-5)
+    assert float(sums.loss) / sums.num_targets == pytest.approx(math.log(length), rel=0.2)
 
 
 def test_label_smoothing_is_for_training_only(settings):

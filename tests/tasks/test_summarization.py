@@ -88,6 +88,24 @@ def test_every_parameter_gets_a_gradient(task):
             assert parameter.grad is not None and parameter.grad.any(), name
 
 
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 32), (3, 60)])
+def test_a_batch_to_time_is_like_one_to_train_on(task, batch_size, length):
+    """A document, and behind it a summary whose every token but the first is in the row: each is predicted."""
+    torch.manual_seed(0)
+    model, batch = task.build_model().eval(), task.speed_batch(batch_size, length)
+    like = task.train_batch(np.arange(2))
+    assert set(batch) == set(like)
+    for name, values in batch.items():
+        assert values.dtype == like[name].dtype, name
+        assert values.shape[0] == batch_size and name.startswith("label") == (values.shape[1] < length), name
+    assert torch.equal(batch["input_ids"].gather(1, batch["label_places"] + 1), batch["labels"])
+    assert torch.equal(batch["token_type_ids"].sum(dim=1), torch.full((batch_size,), batch["labels"].shape[1]))
+    with torch.no_grad():
+        sums = task.forward(model, batch)
+    assert sums.num_targets == task.num_targets(batch) == batch["labels"].numel()
+    assert 1 < float(sums.loss) / sums.num_targets < 2 * math.log(task.tokenizer.get_vocab_size())
+
+
 # -- its numbers -------------------------------------------------------------------------------------------------------
 
 

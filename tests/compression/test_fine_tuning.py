@@ -1,0 +1,227 @@
+"""Fine-tuning: its budget and rates by hand, the teacher's part in the loss, and zeros that stay zeros."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from him.compression import pipeline
+from him.compression.fine_tuning import TaughtTask, apply_masks, fine_tuning_config
+from him.compression.pruning import magnitude_masks
+from him.compression.workflow import compress_run
+from him.config import Config
+from him.tasks import task_class
+from tests.compression.tiny import IN_FP32, TASKS, compressed_run, loaded, new_model, random_batch, stage_of, tensors_of
+from tests.small_runs import records
+
+EVERY_TASK = pytest.mark.parametrize("task_type", TASKS)
+BEFORE = {"num_epochs": 6, "learning_rate": 1e-3, "batch_size": 16}
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "num_epochs", "max_steps"),
+    [
+        ({}, 2, 20),
+        ({"num_epochs": 1}, 1, 4),
+        ({"num_epochs": 4}, 2, 14),
+        ({"max_steps": 12}, 1, 4),
+        ({"max_steps": 1000}, 2, 20),
+        ({"max_steps": 1}, 1, 1),
+        ({"fine_tune_epochs": 5}, 5, None),
+        ({"fine_tune_epochs": 5, "max_steps": 3}, 5, None),
+        ({"early_stopping_epochs": 1}, 1, 10),
+        ({"early_stopping_epochs": 9}, 2, 20),
+        ({"dry_run": True, "max_steps": 2}, 1, 2),
+        ({"dry_run": True, "fine_tune_epochs": 3}, 3, 2),
+    ],
+)
+def test_budget(more, num_epochs, max_steps):
+    """10 steps an epoch; a third of the steps before, rounded up, unless epochs are asked for.
+
+    A training that may have stopped early was at most as long as its best epoch, the second, and its patience.
+    """
+    config = fine_tuning_config(Config(**BEFORE | more), 10, best_step=20)
+    assert (config.num_epochs, config.max_steps) == (num_epochs, max_steps)
+
+
+@pytest.mark.parametrize(
+    ("more", "rate", "of_muon"),
+    [({}, 5e-4, 0.01), ({"fine_tune_learning_rate": 2e-3}, 2e-3, 0.04), ({"fine_tune_learning_rate": 9.0}, 9.0, 10.0)],
+)
+def test_rates(more, rate, of_muon):
+    config = fine_tuning_config(Config(**BEFORE | more), 10, best_step=20)
+    assert (config.learning_rate, config.muon_learning_rate) == (pytest.approx(rate), pytest.approx(of_muon))
+
+
+def test_what_else_is_other_than_before():
+    before = Config(**BEFORE, early_stopping_epochs=2, eval_every_steps=3, seed=4, ema_decay=0.9, dropout=0.2)
+    after = fine_tuning_config(before, 10, best_step=20)
+    different = {name for name, value in after.to_dict().items() if value != getattr(before, name) and value != []}
+    assert different == {
+        *("num_epochs", "max_steps", "learning_rate", "muon_learning_rate", "early_stopping_epochs"),
+        *("eval_every_steps", "bertscore_samples"),
+    }
+
+
+# -- loss --------------------------------------------------------------------------------------------------------------
+
+
+@EVERY_TASK
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_teacher_has_its_share(task_type, share):
+    """A mix of the loss without it and of the loss that knows nothing else."""
+    task, student = new_model(task_type)
+    teacher = loaded(task_type, "trained")[1]
+    batch = random_batch(task)
+
+    def loss(of_teacher):
+        return TaughtTask(task, teacher, of_teacher, {}).loss(student, batch)
+
+    alone, taught, mixed = task.loss(student, batch), loss(1.0), loss(share)
+    values = [each.loss.item() for each in (alone, taught, mixed)]
+    assert abs(values[0] - values[1]) > 0.1
+    assert values[2] == pytest.approx((1 - share) * values[0] + share * values[1], rel=1e-5)
+    assert (mixed.num_targets, float(mixed.num_correct)) == (alone.num_targets, float(alone.num_correct))
+    mixed.loss.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in student.parameters())
+
+
+@EVERY_TASK
+def test_a_perfect_student_has_nothing_to_learn(task_type):
+    task, model = new_model(task_type)
+    loss = TaughtTask(task, model, 1.0, {}).loss(model, random_batch(task)).loss
+    assert abs(loss.item()) < 1e-3
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-3
+
+
+@EVERY_TASK
+def test_learning_from_the_teacher_alone_brings_the_student_near(task_type):
+    """30 steps on one batch: the divergence falls to a half at most."""
+    task, student = new_model(task_type)
+    taught = TaughtTask(task, loaded(task_type, "trained")[1], 1.0, {})
+    batch, optimizer = random_batch(task), torch.optim.AdamW(student.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        loss = taught.loss(student, batch).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_everything_else_is_the_task_s_own():
+    task, model = new_model("lm")
+    taught = TaughtTask(task, model, 0.5, {})
+    assert (taught.best_metric, taught.name, taught.config) == (task.best_metric, "lm", task.config)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        taught.no_such_thing  # noqa: B018
+
+
+# -- zeros -------------------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_applied_before_each_loss():
+    task, model = new_model("lm")
+    masks = magnitude_masks(model, 0.4)
+    taught = TaughtTask(task, model, 0.0, masks)
+    taught.loss(model, random_batch(task))
+    weights = dict(model.named_parameters())
+    for name, mask in masks.items():
+        assert (weights[name][~mask] == 0).all() and (weights[name][mask] != 0).all()
+    others = [weight for name, weight in weights.items() if name not in masks]
+    apply_masks(model, masks)
+    assert all((weight != 0).any() for weight in others)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        pytest.param({"optimizer": "muon"}, marks=pytest.mark.slow),
+        pytest.param({"ema_decay": 0.9}, marks=pytest.mark.slow),
+        {"optimizer": "muon", "ema_decay": 0.9},
+    ],
+    ids=["AdamW", "Muon", "EMA", "Muon, EMA"],
+)
+def test_what_was_zeroed_stays_zero(copied, more):
+    """Through steps, averages, evaluations and checkpoints; the others move on."""
+    run = copied("lm", compressed=False)
+    changes = {**more, "pruning_method": "magnitude", "pruning_amount": 0.4, "fine_tune_epochs": 1}
+    report = compress_run(run, changes)
+    pruned, tuned = (tensors_of(stage_of(run, stage)) for stage in ("pruned", "fine_tuned"))
+    matrices = [name for name, tensor in pruned.items() if ".blocks." in name and tensor.dim() == 2]
+    zeros = {name: pruned[name] == 0 for name in matrices}
+    share = sum(int(each.sum()) for each in zeros.values()) / sum(each.numel() for each in zeros.values())
+    assert share == pytest.approx(0.4, abs=1e-3)
+    assert json.loads((stage_of(run, "fine_tuned") / "metrics.json").read_text())["step"] > 0, "it was trained"
+    for name in matrices:
+        assert torch.equal(tuned[name] == 0, zeros[name]), name
+        assert not torch.equal(tuned[name], pruned[name])
+    trained, zeroed = report["stages"][:2]
+    assert zeroed["parameters"] == trained["parameters"]
+    assert zeroed["verdict"].startswith("not smaller, ")
+
+
+# -- the run of it -----------------------------------------------------------------------------------------------------
+
+
+@EVERY_TASK
+def test_the_best_epoch_is_kept_and_the_pruned_model_counts_as_epoch_0(task_type):
+    run = compressed_run(task_type).run
+    folder = run / "compressed" / "fine_tuned"
+    metric = loaded(task_type, "trained")[0].best_metric
+    series = [(r["step"], r["value"]) for r in records(folder) if r["tag"] == f"{metric}/val"]
+    assert series[0][0] == 0 and len(series) >= 2
+    best = (max if task_type != "lm" else min)(value for _, value in series)
+    saved = json.loads((folder / "best" / "metrics.json").read_text())
+    assert saved["step"] == next(step for step, value in series if value == best)
+
+
+def test_its_curves_have_the_same_tags_in_a_folder_of_their_own():
+    """The run's own records are as they were without it: the steps of its training and no others."""
+    run = compressed_run("squad").run
+    (own, other) = ({r["tag"] for r in records(folder)} for folder in (run, run / "compressed" / "fine_tuned"))
+    assert own == other
+    assert {"Loss/train", "Loss/val", "F1/val", "Learning_Rate"} < own
+    config = Config.load(run / "best" / "config.json")
+    task = task_class("squad").prepare(config, tokenizer_folder=run / "best")
+    assert max(r["step"] for r in records(run)) == math.ceil(len(task.train_lengths) / config.batch_size)
+
+
+def test_its_attention_is_drawn():
+    """With as many heads as pruning left, in a folder below that of the run."""
+    settings, run, _ = compressed_run("squad")
+    drawn = Path(settings["attention_dir"]) / run.name
+    names = {str(path.relative_to(drawn)) for path in drawn.rglob("*.png")}
+    assert {name for name in names if "/" not in name} == {"epoch1_1_layer1.png", "epoch1_1_layer2.png"}
+    assert {name for name in names if "/" in name} == {
+        "fine_tuned/epoch1_1_layer1.png",
+        "fine_tuned/epoch1_1_layer2.png",
+    }
+
+
+def test_the_teacher_is_the_unpruned_model(copied, monkeypatch):
+    teachers = []
+
+    class Watched(TaughtTask):
+        def __init__(self, task, teacher, share, masks):
+            teachers.append((teacher, share, masks))
+            super().__init__(task, teacher, share, masks)
+
+    monkeypatch.setattr(pipeline, "TaughtTask", Watched)
+    run = copied("lm", compressed=False)
+    compress_run(run, {"distillation": 0.8})
+    ((teacher, share, masks),) = teachers
+    assert (share, masks, teacher.training) == (0.8, {}, False)
+    task, trained = loaded("lm", "trained", IN_FP32)
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
