@@ -43,7 +43,9 @@ class LayerCache:
         """Keeps the prompts' keys and values."""
         if values_BHPK.dtype == torch.bfloat16 and values_BHPK.device.type == "cpu":  # as the products read them
             values_BHPK = values_BHPK.transpose(2, 3).contiguous().transpose(2, 3)
-        self.prompt_keys_BHPK, self.prompt_values_BHPK = keys_BHPK, values_BHPK
+        else:
+            values_BHPK = values_BHPK.contiguous()
+        self.prompt_keys_BHPK, self.prompt_values_BHPK = keys_BHPK.contiguous(), values_BHPK
         B, H, _, K = keys_BHPK.shape
         shape = (B * self.num_hypotheses, H, FIRST_CAPACITY, K)
         self._keys_NHTK, self._values_NHTK = keys_BHPK.new_empty(shape), values_BHPK.new_empty(shape)

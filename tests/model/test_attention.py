@@ -191,7 +191,7 @@ def test_the_way_without_a_gradient_equals_that_of_training(layer, monkeypatch, 
     assert weights is None and asked_weights.shape == (B, H, L, L)
     bound = 1e-5 if dtype == torch.float32 else 0.03
     for each in (found, asked):
-        torch.testing.assert_close(each, expected, rtol=bound, atol=bound * float(expected.abs().max()))
+        torch.testing.assert_close(each, expected, rtol=bound, atol=bound * expected.abs().max().item())
 
 
 def test_dropout_of_weights_is_there_without_a_gradient_too(layer):
