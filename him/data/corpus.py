@@ -53,12 +53,14 @@ class PreparedCorpus:
             ordinary text (see `plain_text_tokenizer`).
         train, validation: the tokens of both parts.
         digest: hash of all that made them, as 32 hexadecimal digits.
+        content: hash of the text and of the tokenizer itself, the same whether that was trained or given.
     """
 
     tokenizer: Tokenizer
     train: TokenText
     validation: TokenText
     digest: str
+    content: str
 
 
 def prepare_corpus(
@@ -81,16 +83,17 @@ def prepare_corpus(
     # A given tokenizer by its content: another one may have come to stand under the same name.
     settings = (tokenizer_type, vocab_size) if given is None else (given.to_str(),)
     digest = fingerprint(CORPUS_VERSION, settings, splits.train.fingerprint, splits.validation.fingerprint)
+    text = (splits.train.fingerprint, splits.validation.fingerprint)
     folder = cache_dir / f"corpus-{digest}"
     try:
-        return _load(folder, digest)
+        return _load(folder, digest, text)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         shutil.rmtree(folder, ignore_errors=True)  # damaged, or not there: it gets its name when it is complete
     if given is None:
         lowercase = tokenizer_type == "wordpiece"
         given = train_tokenizer(_TrainingText(splits.train), vocab_size, tokenizer_type, lowercase)
     _build(folder, {"train": splits.train, "validation": splits.validation}, plain_text_tokenizer(given))
-    return _load(folder, digest)
+    return _load(folder, digest, text)
 
 
 def encode_documents(documents: Documents, tokenizer: Tokenizer, folder: Path) -> TokenText:
@@ -105,10 +108,11 @@ def encode_documents(documents: Documents, tokenizer: Tokenizer, folder: Path) -
     return _load_parts(folder)["text"]
 
 
-def _load(folder: Path, digest: str) -> PreparedCorpus:
+def _load(folder: Path, digest: str, text: tuple[str, str]) -> PreparedCorpus:
     """Raises one of several errors where the folder is not there or not whole."""
     tokenizer = plain_text_tokenizer(parse_tokenizer(folder / "tokenizer.json"))
-    return PreparedCorpus(tokenizer, **_load_parts(folder), digest=digest)
+    content = fingerprint(CORPUS_VERSION, (tokenizer.to_str(),), *text)
+    return PreparedCorpus(tokenizer, **_load_parts(folder), digest=digest, content=content)
 
 
 def _load_parts(folder: Path) -> dict[str, TokenText]:

@@ -100,7 +100,7 @@ class LanguageModelingTask(Task):
 
     @property
     def train_digest(self) -> str:
-        return self.corpus.digest
+        return self.corpus.content
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `RandomCrops.batch`."""

@@ -270,6 +270,16 @@ def test_prepared_data_is_used_again(settings, tmp_path):
         assert torch.equal(tensor, batch[name]), name
 
 
+def test_the_digest_is_the_same_for_a_trained_and_a_loaded_tokenizer(settings, tmp_path):
+    """What `main.py` began, `scripts/compress.py` goes on with: it loads the tokenizer that the run has trained."""
+    config = LanguageModelingTask.resolve(Config(**{**settings, "cache_dir": str(tmp_path / "cache")}))
+    first = LanguageModelingTask.prepare(config)
+    first.save(tmp_path)
+    second = LanguageModelingTask.prepare(config, tokenizer_folder=tmp_path)
+    assert first.corpus.digest != second.corpus.digest
+    assert first.train_digest == second.train_digest
+
+
 def test_the_digest_tells_corpora_of_one_length_apart(settings, tmp_path):
     """By the lengths of its examples, which are all the same, another corpus would not be noticed."""
     digests = set()
