@@ -90,11 +90,15 @@ def finished_report(
 
 
 def report_of(run: Path, place: str = COMPRESSED) -> dict[str, Any] | None:
-    """The report that is there for this trained model, with whatever settings, or None."""
+    """The report that is there for this trained model, with whatever settings, or None; also if a model is damaged."""
+    folder = find_folder(run / place)
     try:
-        report = json.loads((find_folder(run / place) / REPORT).read_text(encoding="utf-8"))
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        for stage in report["stages"][1:]:
+            name = stage["stage"]
+            verify_folder(folder / name / "best" if name == FINE_TUNED else folder / name, others_allowed=True)
         return report if report["settings"]["trained"] == _trained_checksum(run) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
         return None
 
 
@@ -265,6 +269,8 @@ class _Compression:
         load_weights(student, folder / "best")
         metrics = taught.evaluate(student.eval(), self.compute, final=True).metrics
         state = trainer.state
+        if state.best_step == 0:
+            print(f"fine-tuning did not improve {task.best_metric}; the pruned weights are kept", flush=True)
         save_model(folder / "best", self._as_saved(task.config), student, taught, {"step": state.best_step, **metrics})
         return metrics
 

@@ -108,6 +108,8 @@ def resume(folder: Path, changes: dict[str, Any], announce: Announce | None = No
     print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
     # A finished run may have been compressed in another way since, which stays unless a flag asks for something else.
     compression = {each.name for each in dataclasses.fields(CompressionOptions)}
+    if not config.compress and (unread := sorted(compression & changes.keys() - {"compress"})):
+        raise ConfigError(f"--{unread[0]} with --resume: the run has --no-compress; add --compress")
     keep_report = trainer.state.step >= trainer.max_steps and not compression & changes.keys()
     return _run(trainer, announce, keep_report)
 
