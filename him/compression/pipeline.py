@@ -32,7 +32,7 @@ from him.compression.pruning import (
 from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
 from him.compression.report import judge, report_table, summary_line
 from him.compression.speed import Contestant, measure_speeds
-from him.compression.stages import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage
+from him.compression.stages import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage, stage_in
 from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
@@ -95,8 +95,7 @@ def report_of(run: Path, place: str = COMPRESSED) -> dict[str, Any] | None:
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         for stage in report["stages"][1:]:
-            name = stage["stage"]
-            verify_folder(folder / name / "best" if name == FINE_TUNED else folder / name, others_allowed=True)
+            verify_folder(stage_in(folder, stage["stage"]), others_allowed=True)
         return report if report["settings"]["trained"] == _trained_checksum(run) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
         return None
@@ -175,7 +174,7 @@ class _Compression:
 
     def _folder(self, stage: str) -> Path:
         """Where a stage's model is while this is going on."""
-        return {TRAINED: self.best, FINE_TUNED: self.part / FINE_TUNED / "best"}.get(stage, self.part / stage)
+        return self.best if stage == TRAINED else stage_in(self.part, stage)
 
     def _last_float(self) -> str:
         """The last stage before int8."""

@@ -41,8 +41,12 @@ def stage_folder(run: Path, stage: str) -> Path:
 def _place(run: Path, stage: str) -> Path:
     if stage == TRAINED:
         return find_folder(run / "best")
-    folder = find_folder(run / COMPRESSED) / stage
-    return folder / "best" if stage == FINE_TUNED else folder
+    return stage_in(find_folder(run / COMPRESSED), stage)
+
+
+def stage_in(compressed: Path, stage: str) -> Path:
+    """Where the model of a stage after training is, below `compressed` or a folder like it."""
+    return compressed / stage / "best" if stage == FINE_TUNED else compressed / stage
 
 
 def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from him.config import Config
 from him.model.generation import Decoder
+from him.tasks.base import LossSums, Task
 from him.tokenization import CLS, MASK, PAD, SEP, UNK, special_id
 
 
@@ -22,6 +24,24 @@ class WrittenText:
     text: str
     num_tokens: int
     num_cut: int = 0
+
+
+class WritingTask(Task):
+    """A task whose model makes its own loss of a batch (see `LanguageModel.loss`)."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
+        """Cross-entropy of the tokens to be written."""
+        return self._loss(model, batch)
+
+    def distillation_loss(
+        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
+    ) -> LossSums:
+        """The same with the teacher's predictions as targets too."""
+        return self._loss(model, batch, teacher, share)
+
+    def _loss(self, model: nn.Module, batch: dict[str, Tensor], *taught: nn.Module | float) -> LossSums:
+        loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0, *taught)
+        return LossSums(loss, self.num_targets(batch), num_correct)
 
 
 def decoder_of(config: Config, tokenizer: Tokenizer, max_new_tokens: int) -> Decoder:

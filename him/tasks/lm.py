@@ -28,9 +28,9 @@ from him.metrics.running import RunningMean, perplexity
 from him.model.generation import generate, stream
 from him.model.initialization import initialize
 from him.model.language_model import LanguageModel
-from him.tasks.base import Evaluation, LossSums, Task
+from him.tasks.base import Evaluation
 from him.tasks.building import build_embedding, build_encoder, cache_folder, given_tokenizer
-from him.tasks.generative import WrittenText, decoder_of, evenly_spread
+from him.tasks.generative import WritingTask, WrittenText, decoder_of, evenly_spread
 from him.tokenization import SEP, decode, parse_tokenizer, plain_text_tokenizer, special_id
 
 SCORING_TOKENS = 8192  # in a batch of validation windows
@@ -42,7 +42,7 @@ ATTENTION_TOKENS = 38  # as many as a sheet shows without gaps
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
-class LanguageModelingTask(Task):
+class LanguageModelingTask(WritingTask):
     """Predicts the next token of a text, and so continues texts."""
 
     name: ClassVar[str] = "lm"
@@ -132,19 +132,6 @@ class LanguageModelingTask(Task):
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         """Tokens that are predicted."""
         return int(batch["is_target"].sum()) if "is_target" in batch else batch["labels"].numel()
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        """Cross-entropy of the next tokens."""
-        loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0)
-        return LossSums(loss, self.num_targets(batch), num_correct)
-
-    def distillation_loss(
-        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
-    ) -> LossSums:
-        """See `LanguageModel.loss`."""
-        smoothing = self.config.label_smoothing if model.training else 0.0
-        loss, num_correct = model.loss(batch, smoothing, teacher, share)
-        return LossSums(loss, self.num_targets(batch), num_correct)
 
     def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """All places are predicted."""

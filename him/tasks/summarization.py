@@ -28,9 +28,9 @@ from him.metrics.running import RunningMean, perplexity
 from him.model.generation import generate
 from him.model.initialization import initialize
 from him.model.summarization import SummarizationModel
-from him.tasks.base import Evaluation, LossSums, Task
+from him.tasks.base import Evaluation
 from him.tasks.building import bertscore_notes, build_embedding, build_encoder, cache_folder, given_tokenizer
-from him.tasks.generative import WrittenText, decoder_of, evenly_spread
+from him.tasks.generative import WritingTask, WrittenText, decoder_of, evenly_spread
 from him.tokenization import CLS, PAD, SEP, decode, parse_tokenizer, special_id
 
 GENERATION_BATCH = 32  # documents whose summaries are written side by side
@@ -38,7 +38,7 @@ SHOWN_SAMPLES = 8
 SPEED_SUMMARY = 16
 
 
-class SummarizationTask(Task):
+class SummarizationTask(WritingTask):
     """Writes a summary of a document."""
 
     name: ClassVar[str] = "summarization"
@@ -155,19 +155,6 @@ class SummarizationTask(Task):
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         """Tokens of the summaries, the end included."""
         return int((batch["labels"] >= 0).sum())
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        """Cross-entropy of the summaries' tokens."""
-        loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0)
-        return LossSums(loss, self.num_targets(batch), num_correct)
-
-    def distillation_loss(
-        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
-    ) -> LossSums:
-        """See `SummarizationModel.loss`."""
-        smoothing = self.config.label_smoothing if model.training else 0.0
-        loss, num_correct = model.loss(batch, smoothing, teacher, share)
-        return LossSums(loss, self.num_targets(batch), num_correct)
 
     def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """A document with a summary of `SPEED_SUMMARY` tokens behind it."""
