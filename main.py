@@ -5,9 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from him.command_line import metric_table, run_command
-from him.config import Config, with_shape_of_earlier
-from him.flags import build_parser, parse_command_line
+from him.interruption import exit_at_once, send_to
+
+if __name__ == "__main__":
+    send_to(exit_at_once)  # until `run_command` listens: nothing is lost yet
+
+from him.command_line import metric_table, run_command  # noqa: E402
+from him.config import Config, with_shape_of_earlier  # noqa: E402
+from him.flags import build_parser, parse_command_line  # noqa: E402
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,
@@ -20,14 +25,14 @@ and hands over a small, fast model.
 
 
 def main() -> int:
-    settings, run = parse_command_line(build_parser(DESCRIPTION), sys.argv[1:])
+    settings, run, allow_inexact = parse_command_line(build_parser(DESCRIPTION), sys.argv[1:])
     config = Config(**with_shape_of_earlier(settings)) if run is None else None
 
     from him.training.trainer import Interrupted  # PyTorch is loaded only when the flags are sound
     from him.training.workflow import resume, train
 
     try:
-        result = train(config, show) if config is not None else resume(Path(run), settings, show)
+        result = train(config, show) if config is not None else resume(Path(run), settings, show, allow_inexact)
     except Interrupted as interrupted:
         print(f"stopped; go on with: python main.py --resume {shlex.quote(str(interrupted.folder))}", flush=True)
         return 128 + interrupted.signal

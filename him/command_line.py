@@ -3,16 +3,18 @@
 import argparse
 import errno
 import json
-import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from him.data.text_files import one_line
 from him.errors import HimError
 from him.flags import Parser
+from him.interruption import signal_of, stopping
 from him.training.files import NO_SPACE
 
+MOST_CHARACTERS = 1500  # of an error
 EXPECTED = (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -26,18 +28,27 @@ def run_command(command: Callable[[], int | None], prog: str) -> int:
         stream.reconfigure(errors="replace")
     threading.excepthook = _report_of_thread
     try:
-        return command() or 0
-    except KeyboardInterrupt:
+        with stopping():
+            return command() or 0
+    except KeyboardInterrupt as stopped:
         print(f"{prog}: stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + signal_of(stopped)
     except HimError as error:
         message = str(error)
     except OSError as error:
         if error.errno not in EXPECTED:
             raise
         message = f"{error.filename or 'a file'}: {error.strerror}; make room, or name another place"
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{prog}: error: {_one_line(message)}", file=sys.stderr)
     return 2
+
+
+def _one_line(message: str) -> str:
+    """A message without what would break its line, hide in it or fill the screen, whatever it quotes."""
+    line = one_line(" ".join(message.split()))
+    if len(line) <= MOST_CHARACTERS:
+        return line
+    return f"{line[: MOST_CHARACTERS // 2]} ... {line[-MOST_CHARACTERS // 2 :]}"  # the mend is at its end
 
 
 def use_parser(prog: str, description: str) -> Parser:

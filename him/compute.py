@@ -1,6 +1,8 @@
 """Where and in which number format a model is computed: device, precision, threads, memory of the process."""
 
 import ctypes
+import math
+import os
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -57,6 +59,14 @@ def choose_compute(config: Config) -> Compute:
     device = torch.device(name)
     fast = has_fast_bf16(device)
     return Compute(device, bf16=fast if config.precision == "auto" else config.precision == "bf16")
+
+
+def memory_bytes() -> float:
+    """Memory of this machine; infinite where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def has_fast_bf16(device: torch.device) -> bool:

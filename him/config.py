@@ -8,10 +8,11 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,10 @@ class Config(
         except (OSError, ValueError, TypeError, ConfigError, RecursionError) as error:
             raise CheckpointError(f"{path}: not a configuration of HIM ({error}); restore it or train again") from None
 
+
+LARGEST_WHOLE = 2**31 - 1
+SHOWN_CHARACTERS = 60  # of a value in a message
+SHOWN_UNKNOWN = 10  # names in one message; a file of other things has thousands
 
 # What a run that continues another one takes from it: what its weights have to fit.
 SHAPE = (
@@ -200,10 +205,13 @@ def _in_range(each: dataclasses.Field, value: Any) -> Any:
     checks = each.metadata
     if value is None or not isinstance(value, int | float | str) or isinstance(value, bool):
         return value
+    if isinstance(value, int) and value > LARGEST_WHOLE and "high" not in checks:  # counts overflow beyond this
+        raise ConfigError(f"--{each.name} {_shown(value)} is out of range; use at most {LARGEST_WHOLE}")
     if (choices := checks.get("choices")) and value not in choices:
         hint = difflib.get_close_matches(str(value), choices, 1)
         raise ConfigError(
-            f"--{each.name} {value} is not known; use {' or '.join(choices)}" + (f" ({hint[0]}?)" if hint else "")
+            f"--{each.name} {_shown(value)} is not known; use {' or '.join(choices)}"
+            + (f" ({hint[0]}?)" if hint else "")
         )
     limits = (
         ("low", "at least", lambda limit: value >= limit),
@@ -213,7 +221,7 @@ def _in_range(each: dataclasses.Field, value: Any) -> Any:
     )
     if any(name in checks and not holds(checks[name]) for name, _, holds in limits):
         allowed = " and ".join(f"{words} {checks[name]:.10g}" for name, words, _ in limits if name in checks)
-        raise ConfigError(f"--{each.name} {value} is out of range; use {allowed}")
+        raise ConfigError(f"--{each.name} {_shown(value)} is out of range; use {allowed}")
     return value
 
 
@@ -231,7 +239,7 @@ def _converted(each: dataclasses.Field, value: Any) -> Any:
     try:
         return _scalar(kind, value)
     except (ValueError, OverflowError):
-        raise ConfigError(f"--{each.name} {value} is not {wanted}") from None
+        raise ConfigError(f"--{each.name} {_shown(value)} is not {wanted}") from None
 
 
 def _tuple(each: dataclasses.Field, value: Any) -> tuple[Any, ...]:
@@ -242,7 +250,7 @@ def _tuple(each: dataclasses.Field, value: Any) -> tuple[Any, ...]:
         return tuple(str(item) if isinstance(item, Path) else _scalar(kind, item) for item in values)
     except (ValueError, OverflowError):
         what = {int: "whole numbers", str: "file names"}[kind]
-        raise ConfigError(f"--{each.name} {value!r} is not a list of {what}") from None
+        raise ConfigError(f"--{each.name} {_shown(value, repr)} is not a list of {what}") from None
 
 
 def _scalar(kind: type, value: Any) -> Any:
@@ -250,7 +258,7 @@ def _scalar(kind: type, value: Any) -> Any:
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if kind in (bool, str):
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or kind is str and not _can_be_a_name(value):
             raise ValueError
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -259,6 +267,23 @@ def _scalar(kind: type, value: Any) -> Any:
     if not math.isfinite(number) or (isinstance(value, float) and number != value):
         raise ValueError
     return number
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether a text may name a file: it has no NUL and no half characters, but those of names that are no UTF-8."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(value: Any, form: Callable[[Any], str] = str) -> str:
+    """A value in a message, short."""
+    try:
+        text = form(value)
+    except (ValueError, RecursionError):  # Python refuses to write out thousands of digits
+        return "(too large to be shown)"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def kind_of(each: dataclasses.Field) -> tuple[type, bool]:
@@ -283,7 +308,8 @@ def known(settings: Any, where: str) -> dict[str, Any]:
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{where}: not a list of `name: value` settings")
     names = field_names()
-    raise_together([f"{where}: {unknown(str(name), names, '')}" for name in settings if name not in names])
+    strange = [name for name in settings if name not in names]
+    raise_together([f"{where}: {unknown(str(name), names, '')}" for name in strange[:SHOWN_UNKNOWN]])
     return {names[name]: value for name, value in settings.items()}
 
 

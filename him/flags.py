@@ -4,15 +4,19 @@ import argparse
 import dataclasses
 import re
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from him.config import Config, field_names, kind_of, known, raise_together, unknown
 from him.errors import ConfigError
 from him.options import SECTIONS
 
+LARGEST_YAML = 20_000  # bytes
+DEEPEST_YAML = 10
+# What the YAML reader raises for values such as `!!bool x`, `!!timestamp x` or a date before the year 1.
+FAULTS_OF_VALUES = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -20,17 +24,39 @@ def read_yaml(path: str) -> dict[str, Any]:
     """Settings of a YAML file, by field name.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or names an unknown setting.
+        ConfigError: the file is missing, is not YAML, sets a name twice, or names an unknown setting.
     """
     import yaml
 
+    where = f"--config {path}"
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_YAML + 1)
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}; name a YAML file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--config {path}: not YAML ({' '.join(str(error).split())})") from None
-    return known({} if settings is None else settings, f"--config {path}")
+        raise ConfigError(f"{where}: {error.strerror}; name a YAML file") from None
+    if len(content) > LARGEST_YAML:  # reading takes seconds a megabyte
+        raise ConfigError(
+            f"{where}: larger than {LARGEST_YAML:,} bytes, so that it holds more than settings; name a YAML file of "
+            "`name: value` lines"
+        )
+    try:
+        text = content.decode("utf-8")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # a few lines of them stand for billions of values
+                raise ConfigError(f"{where}: has an alias (*name), which is not read; write its value out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST_YAML:  # reading takes the square of the depth
+                raise ConfigError(f"{where}: nested too deeply for settings; write `name: value` lines")
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        names = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        if twice := [name for name, number in Counter(names).items() if number > 1]:  # YAML takes the last one
+            raise ConfigError(f"{where}: {twice[0]} is set twice; keep one of the lines")
+        settings = None if node is None else loader.construct_document(node)
+    except (yaml.YAMLError, *FAULTS_OF_VALUES) as error:
+        raise ConfigError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
+    return known({} if settings is None else settings, where)
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +77,11 @@ def build_parser(description: str) -> Parser:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags win over it")
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, exactly")
+    parser.add_argument(
+        "--allow_inexact_resume",
+        action="store_true",
+        help="go on where the bits will be others: another device, PyTorch, instruction set or number of threads",
+    )
     for section in SECTIONS:
         group = parser.add_argument_group(section.__doc__.rstrip(".").lower())
         for each in fields(section):
@@ -99,11 +130,11 @@ def add_settings(parser: Any, names: Sequence[str], own_help: Mapping[str, str] 
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="VALUE", help=text, **plural)
 
 
-def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None, bool]:
     """Reads flags and the YAML file that they name.
 
     Returns:
-        The settings that were named, by field name, and the run to resume, if any.
+        The settings that were named, by field name; the run to resume, if any; and whether that may be inexact.
 
     Raises:
         ConfigError: a flag is unknown or lacks its value, or the YAML file is not sound.
@@ -117,7 +148,7 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
             joined.append(argument)
     found, rest = parser.parse_known_args(joined)
     booleans = [each.name for each in fields(Config) if kind_of(each)[0] is bool]
-    names = [*field_names(), "config", "resume", *(f"no-{name}" for name in booleans)]
+    names = [*field_names(), "config", "resume", "allow_inexact_resume", *(f"no-{name}" for name in booleans)]
     faults, flag_before = [], False
     for argument in rest:
         is_flag = argument.startswith("--")
@@ -129,4 +160,7 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
     raise_together(faults)
     flags = vars(found)
     config_file, resume = flags.pop("config", None), flags.pop("resume", None)
-    return (read_yaml(config_file) if config_file else {}) | flags, resume
+    allow_inexact = flags.pop("allow_inexact_resume", False)
+    if allow_inexact and resume is None:
+        raise ConfigError("--allow_inexact_resume without --resume: name the run to go on with, or leave it out")
+    return (read_yaml(config_file) if config_file else {}) | flags, resume, allow_inexact

@@ -23,15 +23,18 @@ def option(default: Any, help: str, **checks: Any) -> Any:
 class ModelOptions:
     """The network."""
 
-    num_encoder_layers: int = option(4, "encoder layers", low=1, aliases=("num_layers",))
-    embed_dim: int = option(256, "width of the encoder", low=1)
-    num_heads: int = option(8, "attention heads; divides --embed_dim", low=1)
-    dim_feedforward: int = option(1024, "width of the feed-forward layers", low=1, aliases=("ff_dim",))
+    num_encoder_layers: int = option(4, "encoder layers", low=1, high=1000, aliases=("num_layers",))
+    embed_dim: int = option(256, "width of the encoder", low=1, high=2**16)
+    num_heads: int = option(8, "attention heads; divides --embed_dim", low=1, high=2**16)
+    dim_feedforward: int = option(1024, "width of the feed-forward layers", low=1, high=2**20, aliases=("ff_dim",))
     layer_heads: tuple[int, ...] = option(
-        (), "heads of each layer, as pruning leaves them, --embed_dim / --num_heads wide (none: --num_heads)", low=1
+        (),
+        "heads of each layer, as pruning leaves them, --embed_dim / --num_heads wide (none: --num_heads)",
+        low=1,
+        high=2**16,
     )
     layer_feedforward: tuple[int, ...] = option(
-        (), "feed-forward width of each layer, as pruning leaves them (none: --dim_feedforward)", low=1
+        (), "feed-forward width of each layer, as pruning leaves them (none: --dim_feedforward)", low=1, high=2**20
     )
     conv_width: int | None = option(
         None,
@@ -152,7 +155,8 @@ class TrainingOptions:
     )
     early_stopping_epochs: int = option(0, "stop when the best epoch is this many epochs ago; 0 is off", low=0)
     save_every_steps: int | None = option(None, "also save a checkpoint every N steps (always: each epoch)", low=1)
-    keep_checkpoints: int = option(2, "checkpoints kept for resuming", low=1)
+    save_every_minutes: float = option(1.0, "also save a checkpoint every N minutes; 0 is off", low=0.0)
+    keep_checkpoints: int = option(2, "checkpoints kept for resuming, beside that of the best model", low=1)
     init_from: str | None = option(None, "start from the weights and tokenizer of this run")
     seed: int = option(0, "decides weights, order, dropout and the built-in data", low=0, high=2**32 - 1)
     precision: str = option("auto", "auto is bf16 where the hardware has it", choices=("auto", "bf16", "fp32"))

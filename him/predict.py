@@ -8,6 +8,7 @@ from him.compression.stages import TRAINED, load_stage, stage_folder
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError, ConfigError
+from him.foreign_runs import check_files
 from him.model.embeddings import hold_in_bf16
 from him.tasks import task_class
 from him.tasks.base import Evaluation
@@ -39,6 +40,7 @@ class Predictor:
             if not (find_folder(folder / "best") / "model.safetensors").is_file():
                 raise CheckpointError(f"{folder}: no finished model there; train the run first, or go on with --resume")
             model = stage_folder(folder, stage)
+        check_files(model)
         config = Config.load(model / "config.json")
         self.config = Config(**{**config.to_dict(), **changes})
         self.compute = choose_compute(self.config)

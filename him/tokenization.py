@@ -1,7 +1,7 @@
 """Tokenizers of the `tokenizers` package: loaded, and used to turn texts into ids with character offsets and back."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]",
 OTHER_NAMES = {PAD: ("<pad>",), UNK: ("<unk>",), CLS: ("<s>",), SEP: ("</s>",), MASK: ("<mask>",)}
 
 TEXTS_AT_ONCE = 1024
+TRIED = "A mill, built in 1902: 12 % of \U0010fffd."  # has a character that no vocabulary knows
 HUB_SECONDS = 8.0  # the longest wait for a sign of life of the hub
 
 
@@ -30,21 +31,16 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         is_folder = path.is_dir()
         file = path / "tokenizer.json" if is_folder else path
         if file.exists():
-            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer = _sound(lambda: Tokenizer.from_file(str(file)))
         elif is_folder or os.path.sep in name_or_path and path.parent.exists():
             raise ConfigError(f"--tokenizer {name_or_path}: no such file or folder with a tokenizer.json")
         else:
-            tokenizer = _from_hub(name_or_path)
-    except ConfigError:
-        raise
-    except Exception as error:  # the package raises bare Exceptions, with the reason as text
-        reason = " ".join(str(error).split())[:200]
+            tokenizer = _sound(lambda: _from_hub(name_or_path))
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"--tokenizer {name_or_path}: cannot be loaded ({reason}); name a folder with a tokenizer.json, a "
+            f"--tokenizer {name_or_path}: cannot be loaded ({error}); name a folder with a tokenizer.json, a "
             "tokenizer.json, or a hub name that can be reached"
         ) from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     for token in SPECIAL_TOKENS:
         special_id(tokenizer, token)
     return tokenizer
@@ -69,10 +65,30 @@ def parse_tokenizer(path: Path) -> Tokenizer:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # see load_tokenizer
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: cannot be read as a tokenizer ({reason}); train the run again") from None
+        return _sound(lambda: Tokenizer.from_str(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be read as a tokenizer ({error}); train the run again") from None
+
+
+def _sound(read: Callable[[], Tokenizer]) -> Tokenizer:
+    """A tokenizer that does its work, without padding and truncation, whose lengths a file may set to any number.
+
+    Raises:
+        ValueError: it cannot be read, or fails on a text; one line.
+    """
+    try:
+        tokenizer = read()
+        ids = tokenizer.get_vocab().values()
+        if sorted(ids) != list(range(len(ids))):  # a model has a row for each token; writing one of id 4e9 aborts
+            raise ValueError(f"the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.decode(tokenizer.encode(TRIED, add_special_tokens=False).ids)
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the package raises bare Exceptions, and panics that are not even that
+        raise ValueError(" ".join(str(error).split())[:200]) from None
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:

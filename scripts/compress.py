@@ -18,7 +18,7 @@ from him.flags import Parser, add_settings  # noqa: E402
 from him.options import CompressionOptions  # noqa: E402
 
 SETTINGS = [each.name for each in fields(CompressionOptions) if each.name != "compress"]
-OF_DATA = ("train_file", "validation_file", "corpus_dir", "cache_dir", "device", "num_threads")
+OF_DATA = ("train_file", "validation_file", "corpus_dir", "cache_dir", "attention_dir", "device", "num_threads")
 
 
 def build_parser() -> Parser:

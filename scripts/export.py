@@ -37,10 +37,13 @@ def main() -> None:
         raise ConfigError("--file is for --format onnx; leave it out")
 
     from him.export.folders import check_output
+    from him.foreign_runs import check_writable
     from him.predict import load
 
     settings = {"device": "cpu", "precision": "fp32", "num_threads": arguments.num_threads}
     predictor = load(arguments.run, stage=arguments.stage, **settings)
+    if arguments.output is None:
+        check_writable(Path(arguments.run))
     shown = arguments.output or Path(arguments.run) / "export" / arguments.format
     output = Path(shown).resolve()
     check_output(output)

@@ -216,7 +216,8 @@ def _call(command: Callable[[], int | None], prog: str, arguments: Sequence[str 
 
 def start_main(*arguments: str | Path, program: Sequence[str] = ("main.py",), **options: Any) -> subprocess.Popen:
     """`main.py` in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    folders = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": folders, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
         cwd=ROOT,

@@ -334,8 +334,11 @@ def test_a_rate_that_is_too_high_ends_with_advice(settings, monkeypatch):
 
     monkeypatch.setattr(SquadTask, "loss", loss)
     finished = call_main(*flags({**settings, "batch_size": 2, "num_epochs": 3}))
-    assert_one_line(finished, "step 5: 5 updates in a row were not finite; lower --learning_rate (0.001)")
-    assert [line for line in finished.out.splitlines() if line.startswith("step 1: loss nan, gradient norm nan")]
+    advice = "again after going back once with a lower rate; lower --learning_rate (0.001), raise --warmup_share, or"
+    assert_one_line(finished, "step 5: the loss for training examples ", " is not finite, ", advice)
+    said = "step 1: loss nan, gradient norm nan; first not finite: the loss for training examples "
+    assert [line for line in finished.out.splitlines() if line.startswith(said)]
+    assert "back to step 0; from here on 0.5 of the learning rate" in finished.out.splitlines()
 
 
 def test_settings_of_a_yaml_file_are_checked_with_the_flags(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 FOUNDATION = {
     "him.errors",
+    "him.interruption",
     "him.options",
     "him.config",
     "him.flags",

@@ -52,7 +52,7 @@ def test_configuration_is_sound_and_explained(path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_of_the_readme_are_understood(command):
     arguments = shlex.split(command)[2:]
-    settings, run = parse_command_line(build_parser(""), arguments)
+    settings, run, _ = parse_command_line(build_parser(""), arguments)
     assert run is not None or Config(**settings)
 
 

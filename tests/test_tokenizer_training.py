@@ -1,6 +1,7 @@
 """Trained tokenizers: the same in every process, lossless where they promise it, and deaf to "[SEP]" in a text."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -70,7 +71,12 @@ def test_the_same_in_every_process(kind):
         subprocess.run(
             [sys.executable, "-c", TRAIN, kind],
             cwd=REPOSITORY,
-            env={"PYTHONHASHSEED": str(seed), "TOKENIZERS_PARALLELISM": parallel, "RAYON_NUM_THREADS": "2"},
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": str(seed),
+                "TOKENIZERS_PARALLELISM": parallel,
+                "RAYON_NUM_THREADS": "2",
+            },
             capture_output=True,
             text=True,
             check=True,

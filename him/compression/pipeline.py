@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
 from him.errors import CheckpointError
+from him.interruption import signal_of
 from him.model.embeddings import hold_in_bf16
 from him.options import CompressionOptions
 from him.tasks.base import Task
@@ -47,7 +47,7 @@ from him.training.trainer import Interrupted, Trainer
 
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
 ROWS = 16  # of them at a time; what is summed up does not depend on it
-REPORT = "report.json"
+REPORT, PROGRESS = "report.json", "progress.json"
 
 
 def compress(
@@ -77,8 +77,8 @@ def compress(
     """
     try:
         return _Compression(run, config, task, compute, run / place).report(trained_metrics)
-    except KeyboardInterrupt:
-        raise Interrupted(signal.SIGINT, run) from None
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(signal_of(stopped), run) from None
 
 
 def finished_report(
@@ -99,6 +99,14 @@ def report_of(run: Path, place: str = COMPRESSED) -> dict[str, Any] | None:
         return report if report["settings"]["trained"] == _trained_checksum(run) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
         return None
+
+
+def tidy(run: Path, place: str = COMPRESSED) -> None:
+    """Removes what a kill between the last renames has left beside a finished report."""
+    target = run / place
+    remove_leftovers(target)
+    if (target / REPORT).is_file():
+        (target / PROGRESS).unlink(missing_ok=True)
 
 
 def _trained_checksum(run: Path) -> str:
@@ -151,7 +159,7 @@ class _Compression:
         """Goes on with what an interrupted call with the same settings left, or begins anew."""
         settings = _settings(self.run, self.config, self.task, self.compute)
         try:
-            progress = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))
+            progress = json.loads((self.part / PROGRESS).read_text(encoding="utf-8"))
             if progress["settings"] == settings:
                 for stage in progress["metrics"]:
                     verify_folder(self._folder(stage), others_allowed=True)
@@ -161,7 +169,7 @@ class _Compression:
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
         progress = {"settings": settings, "metrics": {}}
-        write_json(self.part / "progress.json", progress)
+        write_json(self.part / PROGRESS, progress)
         return progress
 
     def _once(self, stage: str, work: Callable[[], dict[str, float]]) -> None:
@@ -170,7 +178,7 @@ class _Compression:
             return
         remove_leftovers(self.part / stage)
         self.progress["metrics"][stage] = work()
-        write_json(self.part / "progress.json", self.progress)
+        write_json(self.part / PROGRESS, self.progress)
 
     def _folder(self, stage: str) -> Path:
         """Where a stage's model is while this is going on."""
@@ -251,13 +259,13 @@ class _Compression:
             masks = nonzero_masks(student)
         taught = TaughtTask(task.with_config(config), self.trained, config.distillation, masks)
         checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
-        checkpoint = checkpoints.load_newest() if checkpoints.list() else None
+        checkpoint = checkpoints.load_newest()
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)  # records from before a first checkpoint would be there twice
             folder.mkdir()
-        remove_leftovers(folder / "best")
         torch.manual_seed(config.seed)
         trainer = Trainer(taught, config, folder, self.compute, student, checkpoint)
+        trainer.restore_best()
         print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, taught by the unpruned model", flush=True)
         if trainer.state.best_value is None:
             trainer.evaluate()
@@ -308,8 +316,7 @@ class _Compression:
             shutil.rmtree(old, ignore_errors=True)
             os.rename(self.target, old)
         os.rename(self.part, self.target)
-        (self.target / "progress.json").unlink()
-        shutil.rmtree(old, ignore_errors=True)
+        tidy(self.run, str(self.target.relative_to(self.run)))
         return report
 
     def _measured(self) -> list[dict[str, Any]]:

@@ -6,14 +6,18 @@ from torch import nn
 
 from him.compression.quantization import DESCRIPTION, check_description, find_backend, pack, quantize
 from him.compute import Compute
+from him.config import Config
 from him.errors import CheckpointError, ConfigError
 from him.tasks.base import Task
+from him.tasks.building import num_encoder_weights
 from him.training.checkpoint import load_weights
 from him.training.files import find_folder, verify_folder
 
 TRAINED, PRUNED, FINE_TUNED, INT8 = STAGES = ("trained", "pruned", "fine_tuned", "int8")
 COMPRESSED = "compressed"
 SWEEP = "sweep"
+FLOAT_BYTES = 4
+MOST_TIMES = 8  # that a model is larger in floats than in its file, which may hold int8
 
 
 def stage_folder(run: Path, stage: str) -> Path:
@@ -56,6 +60,7 @@ def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
         CheckpointError: a file is missing or damaged.
     """
     check_model(folder)
+    _check_size(task.config, folder)
     model = task.build_model()
     is_int8 = (folder / DESCRIPTION).is_file()
     if is_int8:
@@ -66,6 +71,17 @@ def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
     if is_int8:
         pack(model, find_backend(compute.device), compute.bf16)
     return model
+
+
+def _check_size(config: Config, folder: Path) -> None:
+    """Refuses a configuration of a much larger model than the weights are of, before memory is taken for it."""
+    path = folder / "model.safetensors"
+    described, there = FLOAT_BYTES * num_encoder_weights(config), path.stat().st_size
+    if described > MOST_TIMES * there:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: is of a model of {described / 1e6:,.0f} MB, and {path.name} has "
+            f"{there / 1e6:,.0f} MB; restore both from a copy, or train the run again"
+        )
 
 
 def check_model(folder: Path) -> None:

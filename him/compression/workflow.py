@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from him.compression.pictures import as_png, draw_front
-from him.compression.pipeline import compress, finished_report
+from him.compression.pipeline import compress, finished_report, tidy
 from him.compression.pruning import check_amount
 from him.compression.report import front_table
 from him.compression.stages import SWEEP, TRAINED, check_model, stage_folder
 from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError, ConfigError
+from him.foreign_runs import check_places, check_writable
 from him.tasks import task_class
 from him.tasks.base import Task
-from him.training.files import find_folder, write_json
+from him.training.files import find_folder, locked, write_json
 
 
 def compress_run(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,8 +32,10 @@ def compress_run(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         HimError: a setting, the run or its data do not allow it.
     """
     config = _config(run, changes)
-    task, compute = _prepare(run, config)
-    return compress(run, config, task, compute)
+    with locked(run):
+        tidy(run)
+        task, compute = _prepare(run, config)
+        return compress(run, config, task, compute)
 
 
 def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float]) -> dict[str, Any]:
@@ -52,6 +55,11 @@ def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float])
     configs = [_config(run, {**changes, "pruning_amount": amount}) for amount in amounts]
     if len({f"{config.pruning_amount:g}" for config in configs}) < len(configs):
         raise ConfigError("--sweep names an amount twice; name each once")
+    with locked(run):
+        return _sweep(run, configs)
+
+
+def _sweep(run: Path, configs: Sequence[Config]) -> dict[str, Any]:
     task, compute = _prepare(run, configs[0])
     model = task.build_model()
     for config in configs:
@@ -60,6 +68,7 @@ def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float])
     points, metric = [], ""
     for config in configs:
         place = f"{SWEEP}/{config.pruning_amount:g}"
+        tidy(run, place)
         report = finished_report(run, config, task, compute, place)
         if report is None:
             print(f"--pruning_amount {config.pruning_amount:g}", flush=True)
@@ -80,9 +89,12 @@ def _config(run: Path, changes: Mapping[str, Any]) -> Config:
         raise CheckpointError(f"{run}: no such run; name its folder, such as runs/NAME")
     if not (find_folder(run / "best") / "model.safetensors").is_file():
         raise CheckpointError(f"{run}: no finished model there; train the run first, or go on with --resume")
+    check_writable(run)
     best = stage_folder(run, TRAINED)
     of_run = Config.load(best / "config.json").to_dict()
-    return Config(**{**of_run, **changes})
+    config = Config(**{**of_run, **changes})
+    check_places(run, config, changes)
+    return config
 
 
 def _prepare(run: Path, config: Config) -> tuple[Task, Compute]:

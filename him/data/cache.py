@@ -24,6 +24,24 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()[:32]
 
 
+def cached_folder(cache_dir: Path, name: str) -> Path:
+    """Where prepared data of a name is or will be; a link there, which could lead anywhere, is removed."""
+    folder = cache_dir / name
+    if folder.is_symlink():
+        folder.unlink()
+    return folder
+
+
+def content_digest(*columns: np.ndarray | Ragged) -> str:
+    """Hash of the content of columns, as 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for column in columns:
+        parts = (column.offsets, column.values) if isinstance(column, Ragged) else (column,)
+        for part in parts:
+            digest.update(np.ascontiguousarray(part))
+    return digest.hexdigest()[:16]
+
+
 def save_columns(folder: Path, columns: Mapping[str, np.ndarray | Ragged], texts: Mapping[str, str]) -> None:
     """Writes columns and texts to a folder of their own; it appears whole or not at all.
 

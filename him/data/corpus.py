@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from him.data.cache import fingerprint
+from him.data.cache import cached_folder, fingerprint
 from him.data.corpus_sources import CorpusSplits, load_corpus
 from him.data.documents import Documents
 from him.data.text_files import fail
@@ -84,7 +84,7 @@ def prepare_corpus(
     settings = (tokenizer_type, vocab_size) if given is None else (given.to_str(),)
     digest = fingerprint(CORPUS_VERSION, settings, splits.train.fingerprint, splits.validation.fingerprint)
     text = (splits.train.fingerprint, splits.validation.fingerprint)
-    folder = cache_dir / f"corpus-{digest}"
+    folder = cached_folder(cache_dir, f"corpus-{digest}")
     try:
         return _load(folder, digest, text)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 CAUSE_CHARACTERS = 200
+CARDS = ("README.md", ".huggingface.yaml")  # where a data set says of which files it consists
 HUB_SECONDS = 8.0  # the longest wait for a sign of life; a slow line answers a HEAD request within two
 
 
@@ -37,7 +38,11 @@ def load_hub_dataset(name: str, local_ways: str, notes: list[str], config_name: 
         DataError: there is no such set, it cannot be read, or the hub is out of reach and the cache empty.
     """
     import datasets
+    import huggingface_hub
 
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # nothing is asked for, or told, beyond the data
+    if Path(name).is_dir():
+        _check_card(name, local_ways)
     unreachable = None if Path(name).is_dir() else _why_unreachable(name)
     try:
         with ExitStack() as settings:
@@ -50,6 +55,42 @@ def load_hub_dataset(name: str, local_ways: str, notes: list[str], config_name: 
     if unreachable:
         notes.append(f"the Hugging Face hub is out of reach ({unreachable}): {name} is read from the cache")
     return loaded
+
+
+def _check_card(folder: str, local_ways: str) -> None:
+    """Sees to it that a folder's card names data in the folder only: the library would fetch addresses as well.
+
+    Raises:
+        DataError: it names an address, or a file elsewhere.
+    """
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    for name in CARDS:
+        path = Path(folder, name)
+        try:
+            if not path.is_file():
+                continue
+            if name == "README.md":
+                configs = DatasetCard.load(path).data.to_dict().get("configs")
+            else:
+                configs = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("configs")
+        except Exception:  # of whatever the library refuses too, in the same words
+            continue
+        for place in _strings(configs, set()):
+            if "://" in place or Path(place).is_absolute() or ".." in Path(place).parts:
+                fault = f"its {name} names data that is not in the folder ({shown(place)})"
+                raise DataError(f"--dataset {shown(folder)}: {fault}; put the file there, or use {local_ways}")
+
+
+def _strings(value: object, seen: set[int]) -> Iterator[str]:
+    """All texts in lists and mappings, each of which is looked at once."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict) and id(value) not in seen:
+        seen.add(id(value))
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each, seen)
 
 
 def hub_split(

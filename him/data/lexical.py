@@ -175,8 +175,12 @@ class Rarity:
 
     @classmethod
     def from_json(cls, data: dict) -> "Rarity":
-        """Reads what `to_json` gave."""
-        return cls(int(data["num_documents"]), {str(word): int(count) for word, count in data["frequencies"].items()})
+        """Reads what `to_json` gave; anything else raises ValueError, TypeError, KeyError or AttributeError."""
+        found = cls(data["num_documents"], dict(data["frequencies"].items()))
+        for count in (found.num_documents, *found.frequencies.values()):
+            if type(count) is not int or not 0 <= count < 2**31:
+                raise ValueError("a count of words is not a whole number, 0 or more")
+        return found
 
 
 def _scaled_rarity(counts: np.ndarray, num_documents: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from him.data.cache import Columns, fingerprint, load_columns, save_columns
+from him.data.cache import Columns, cached_folder, fingerprint, load_columns, save_columns
 from him.data.order import bucket_length
 from him.data.pairs import PairData
 from him.errors import CheckpointError
@@ -68,7 +68,8 @@ def prepare_pairs(
         cache_dir: where prepared data is kept, under a hash of all that made it.
     """
     settings = given.to_str() if given is not None else (kind, vocab_size)
-    folder = cache_dir / f"pairs-{fingerprint(FEATURES_VERSION, settings, train.pairs, validation.pairs)}"
+    digest = fingerprint(FEATURES_VERSION, settings, train.pairs, validation.pairs)
+    folder = cached_folder(cache_dir, f"pairs-{digest}")
     try:
         return _load(folder)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from him.data.cache import fingerprint, load_columns, save_columns
+from him.data.cache import cached_folder, fingerprint, load_columns, save_columns
 from him.data.lexical import Rarity
 from him.data.squad_features import SquadFeatures, build_features
 from him.data.squad_json import SquadData
@@ -57,7 +57,8 @@ def prepare_squad(
     """
     # The tokenizer by its content: another one may have come to stand under the same name.
     settings = (given.to_str() if given is not None else None, vocab_size, max_seq_len, doc_stride)
-    folder = cache_dir / f"squad-{fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)}"
+    digest = fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)
+    folder = cached_folder(cache_dir, f"squad-{digest}")
     try:
         return _load(folder)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):

@@ -5,6 +5,7 @@ A message is `where: what is wrong; how to mend it`. Whatever a file holds, only
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,8 +191,7 @@ def parse_json(text: str, source: str, file_format: Format, *, first_line: int |
     def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):  # `dict` keeps the last one, which would lose data in silence
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
             fail(where, f"an object has the key {shown(twice)} twice", "keep one of the two")
         return found
 

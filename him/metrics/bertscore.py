@@ -8,6 +8,7 @@ pair differently next to a longer one (its padding lifts negative similarities t
 
 import contextlib
 import importlib.util
+import json
 import sys
 import textwrap
 from collections import defaultdict
@@ -88,6 +89,7 @@ class BertScorer:
         folder = _model_folder(model)
         with _quiet_transformers():
             config = _load(model, folder, "AutoConfig")
+            _check_attention(model, config)
             self.num_layers = _choose_layer(model, config, num_layers)
             config.num_hidden_layers = self.num_layers  # builds no layer above the one that is compared
             self._encoder = _load_encoder(model, folder, config).to(self._device)
@@ -237,8 +239,9 @@ def _has_any(folder: Path, patterns: Sequence[str]) -> bool:
 
 def _download(name: str) -> Path:
     """The local copy of a hub model, fetched if need be; a cached one also serves without network."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # nothing is asked for, or told, beyond the model
     # A download can take minutes: it shows its bars on a terminal, where silence would look like a hang.
     with contextlib.nullcontext() if sys.stderr.isatty() else _quiet_transformers():
         try:
@@ -260,6 +263,13 @@ def _choose_layer(model: str, config: Any, num_layers: int | None) -> int:
     if not 1 <= num_layers <= last:
         raise _unusable(model, f"it has no layer {num_layers}", f"choose num_layers from 1 to {last}")
     return num_layers
+
+
+def _check_attention(model: str, config: Any) -> None:
+    """Refuses a config.json that names a repository of attention kernels: code that would be fetched and run."""
+    named = json.dumps([getattr(config, "_attn_implementation", None), getattr(config, "attn_implementation", None)])
+    if "/" in named:
+        raise _unusable(model, f"its config.json names attention kernels of the hub, {named}", "remove that entry")
 
 
 def _load_encoder(model: str, folder: Path, config: Any) -> Any:
@@ -291,11 +301,24 @@ def _load(model: str, folder: Path, auto_class: str, **options: Any) -> Any:
 
     loader = getattr(transformers, auto_class)
     try:
-        return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+        with _offline():
+            return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # whatever a damaged file makes transformers, tokenizers or safetensors raise
         what = {"AutoConfig": "config.json", "AutoModel": "weights", "AutoTokenizer": "tokenizer"}[auto_class]
         problem = f"its {what} cannot be loaded ({_one_line(error)})"
         raise _unusable(model, problem, "use a model as transformers saves it") from error
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """No requests to the hub within: `local_files_only` does not reach what a config.json names, such as a backbone."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _unusable(model: str, problem: str, mend: str) -> ConfigError:

@@ -41,8 +41,9 @@ class RunningMean:
         Raises:
             CheckpointError: `state` does not have exactly the two numbers, or the count is negative.
         """
-        if set(state) != {"total", "count"} or not all(_is_number(value) for value in state.values()):
-            raise CheckpointError(f"running mean: expected the numbers 'total' and 'count', found {dict(state)!r}")
+        is_one = isinstance(state, Mapping) and set(state) == {"total", "count"}
+        if not is_one or not all(_is_number(value) for value in state.values()):
+            raise CheckpointError(f"running mean: expected the numbers 'total' and 'count', found {state!r}")
         if not state["count"] >= 0:
             raise CheckpointError(f"running mean: count {state['count']} must be 0 or more")
         self.total = float(state["total"])

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from him.compute import memory_bytes
 from him.config import Config
+from him.errors import ConfigError
 from him.metrics.bertscore import find_scorer_model
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
 from him.model.encoder import Encoder
@@ -26,7 +28,12 @@ def cache_folder(config: Config) -> Path:
 def build_embedding(
     config: Config, tokenizer: Tokenizer, num_segments: int, lexical: LexicalEmbedding | None = None
 ) -> InputEmbedding:
-    """The input embedding, with weights that are still to be drawn."""
+    """The input embedding, with weights that are still to be drawn.
+
+    Raises:
+        ConfigError: the model would be larger than the machine.
+    """
+    _check_size(config, tokenizer.get_vocab_size())
     return InputEmbedding(
         vocab_size=tokenizer.get_vocab_size(),
         embed_dim=config.embed_dim,
@@ -39,6 +46,23 @@ def build_embedding(
         num_segments=num_segments,
         shared_dropout=config.shared_dropout,
     )
+
+
+def num_encoder_weights(config: Config) -> int:
+    """Weights of the matrices in the encoder's layers."""
+    heads = sum(config.layer_heads) or config.num_encoder_layers * config.num_heads
+    feedforward = sum(config.layer_feedforward) or config.num_encoder_layers * config.dim_feedforward
+    return config.embed_dim * (4 * heads * (config.embed_dim // config.num_heads) + 2 * feedforward)
+
+
+def _check_size(config: Config, vocab_size: int) -> None:
+    """Refuses a model that the system would kill the process for, in the middle of drawing its weights."""
+    num_bytes = 4 * (num_encoder_weights(config) + config.embed_dim * vocab_size)
+    if num_bytes > memory_bytes():
+        raise ConfigError(
+            f"the weights of the model would take {num_bytes / 1e9:,.0f} GB, and this machine has "
+            f"{memory_bytes() / 1e9:,.0f} GB of memory; lower --embed_dim, --dim_feedforward or --num_encoder_layers"
+        )
 
 
 def build_encoder(config: Config, causal: bool) -> Encoder:

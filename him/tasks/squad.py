@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.compute import Compute
 from him.config import Config
+from him.data.cache import content_digest
 from him.data.lexical import SCALARS, SIZES, Rarity
 from him.data.squad_batches import SquadBatches
 from him.data.squad_features import SquadFeatures, build_features
@@ -114,6 +116,17 @@ class SquadTask(Task):
     @property
     def train_lengths(self) -> np.ndarray:
         return self.train_batches.lengths
+
+    @cached_property
+    def train_digest(self) -> str:
+        """By the pieces of all questions and contexts, and by the answers."""
+        features = self.train_batches.features
+        parts = (features.questions.ids, features.contexts.ids, features.answers, features.context_of)
+        return content_digest(*parts, features.window_question, features.window_start, features.window_end)
+
+    def places(self, examples: np.ndarray) -> np.ndarray:
+        """Questions, of which a window is a part."""
+        return self.train_batches.features.window_question[examples]
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `SquadBatches.batch`."""

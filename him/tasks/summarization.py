@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.compute import Compute
 from him.config import Config
+from him.data.cache import content_digest
 from him.data.order import evaluation_batches
 from him.data.pair_features import PairBatches, PairFeatures, build_pair_features, document_room, prepare_pairs
 from him.data.pair_sources import load_pairs
@@ -117,11 +117,8 @@ class SummarizationTask(WritingTask):
     @cached_property
     def train_digest(self) -> str:
         """By the tokens of all pairs: where most documents are cut, the lengths of other ones are the same."""
-        features, digest = self.train_batches.features, hashlib.sha256()
-        for part in (features.documents, features.summaries):
-            digest.update(np.ascontiguousarray(part.offsets, np.int64))
-            digest.update(np.ascontiguousarray(part.values))
-        return digest.hexdigest()[:16]
+        features = self.train_batches.features
+        return content_digest(features.documents, features.summaries)
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `PairBatches.batch`."""

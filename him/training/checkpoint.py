@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,19 @@ from torch import Tensor, nn
 
 from him.config import Config
 from him.errors import CheckpointError
-from him.training.files import find_folder, verify_folder, write_folder, write_json
+from him.training.files import (
+    find_folder,
+    remove_leftovers,
+    set_aside,
+    verify_folder,
+    write_folder,
+    write_json,
+)
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and Muon
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MOST_THREADS = 1024
+SLACK = 100_000  # bytes of the files beside the tensors
 
 
 @dataclass
@@ -37,21 +46,38 @@ class Checkpoint:
     moments: dict[str, Tensor]
     averaged: dict[str, Tensor]
 
+    @property
+    def step(self) -> int:
+        """Updates made before it."""
+        return self.state["step"]
+
+
+class NotFinite(CheckpointError):
+    """A tensor that was to be saved holds a NaN or an infinity."""
+
 
 class Checkpoints:
-    """The checkpoints of a run, in `checkpoints/step_00000120/`; the last `num_kept` are kept."""
+    """The checkpoints of a run, in `checkpoints/step_00000120/`; the last `num_kept` are kept, and that of the best
+    model."""
 
     def __init__(self, folder: Path, num_kept: int) -> None:
         self.folder = folder
         self.num_kept = num_kept
 
-    def save(self, checkpoint: Checkpoint, step: int) -> None:
+    def save(self, checkpoint: Checkpoint, step: int, best_step: int | None = None) -> None:
         """Writes a checkpoint, then removes the ones that are too many.
 
+        Args:
+            checkpoint: what is saved.
+            step: updates made so far.
+            best_step: the step of the best model so far, whose checkpoint is kept too.
+
         Raises:
-            CheckpointError: a tensor is not finite, or there is no space.
+            NotFinite: a tensor is not finite.
+            CannotWrite: there is no space, or the disk fails.
         """
-        for tensors in (checkpoint.weights, checkpoint.moments, checkpoint.averaged):
+        parts = (checkpoint.weights, checkpoint.moments, checkpoint.averaged)
+        for tensors in parts:
             check_finite(tensors, f"checkpoint at step {step}")
 
         def fill(folder: Path) -> None:
@@ -62,51 +88,100 @@ class Checkpoints:
             state = {"format_version": FORMAT_VERSION, "step": step, **checkpoint.state}
             write_json(folder / "state.json", state)
 
-        write_folder(self.folder / f"step_{step:08d}", fill)
-        self.remove_surplus()
+        num_bytes = SLACK + sum(tensor.nbytes for tensors in parts for tensor in tensors.values())
+        write_folder(self.path_of(step), fill, num_bytes)
+        self.remove_surplus(best_step)
 
-    def remove_surplus(self) -> None:
+    def path_of(self, step: int) -> Path:
+        """Folder of the checkpoint at a step."""
+        return self.folder / f"step_{step:08d}"
+
+    def remove_surplus(self, best_step: int | None = None) -> None:
         """Removes the checkpoints that are too many, and what killed writers left."""
-        for old in [*self.list()[: -self.num_kept], *self.folder.glob(".step_*")]:
-            shutil.rmtree(old, ignore_errors=True)
+        surplus = [path for path in self.list()[: -self.num_kept] if path != self.path_of(best_step or 0)]
+        for old in [*surplus, *self.folder.glob(".step_*")]:
+            if not old.is_symlink():
+                shutil.rmtree(old, ignore_errors=True)
 
     def list(self) -> list[Path]:
         """Folders of whole checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step_*") if path.is_dir() and path.suffix != ".old")
+        found = self.folder.glob("step_" + 8 * "[0-9]")
+        return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
-    def load_newest(self) -> Checkpoint:
-        """The newest checkpoint.
+    def load_newest(self, say: Callable[[str], None] = print) -> Checkpoint | None:
+        """The newest whole checkpoint; damaged ones are set aside, and `say` is told so. None if there never was one.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or of another format.
+            CheckpointError: all are damaged, or it is of another format.
         """
+        for old in self.folder.glob("step_*.old"):  # killed between the two renames of a save
+            remove_leftovers(old.with_suffix(""))
         found = self.list()
-        if not found:
+        for path in reversed(found):
+            try:
+                return self.load(path)
+            except DamagedCheckpoint as error:
+                say(f"{error}; it is set aside as {set_aside(path).name}")
+        if found or list(self.folder.glob("step_*.damaged")):
             raise CheckpointError(
-                f"{self.folder}: no checkpoint to resume from; start the run again under another name"
+                f"{self.folder}: no whole checkpoint is left; start the run again under another name, with --init_from "
+                f"{self.folder.parent} if its best model is whole"
             )
-        newest = found[-1]
+        return None
+
+    def load(self, path: Path) -> Checkpoint:
+        """One checkpoint.
+
+        Raises:
+            DamagedCheckpoint: a file is missing or damaged.
+            CheckpointError: it is of another format.
+        """
         try:
-            verify_folder(newest)
+            verify_folder(path)
+            state = _read_state(path / "state.json")
         except CheckpointError as error:
-            mend = f"remove {newest} to go on from {found[-2].name}" if len(found) > 1 else "start the run again"
-            raise CheckpointError(f"{error}; {mend}") from None
-        try:
-            state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{newest / 'state.json'}: cannot be read ({error})") from None
-        if state.get("format_version") != FORMAT_VERSION:
+            raise DamagedCheckpoint(str(error)) from None
+        if state["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
-                f"{newest}: format {state.get('format_version')}, and this HIM reads format {FORMAT_VERSION}; use the "
-                "HIM that wrote it"
+                f"{path}: format {state['format_version']}, and this HIM reads format {FORMAT_VERSION}; use the HIM "
+                "that wrote it"
             )
-        averaged = newest / "averaged.safetensors"
-        return Checkpoint(
-            state=state,
-            weights=load_tensors(newest / "model.safetensors"),
-            moments=load_tensors(newest / "optimizer.safetensors"),
-            averaged=load_tensors(averaged) if averaged.exists() else {},
-        )
+        averaged = path / "averaged.safetensors"
+        try:
+            tensors = [load_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer")]
+            tensors.append(load_tensors(averaged) if averaged.exists() else {})
+            for each in tensors:
+                check_finite(each, f"{path}")
+        except CheckpointError as error:
+            raise DamagedCheckpoint(str(error)) from None
+        return Checkpoint(state, *tensors)
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A file of a checkpoint is missing, cut, changed or unreadable."""
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if _is_state(state):
+            return state
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    raise CheckpointError(f"{path}: not the state of a checkpoint")
+
+
+def _is_state(state: Any) -> bool:
+    """Whether all is there that this or another format has; the loop looks into its own part."""
+    if not isinstance(state, dict) or "format_version" not in state or state["format_version"] != FORMAT_VERSION:
+        return isinstance(state, dict) and "format_version" in state
+    machine = state.get("machine")
+    return (
+        isinstance(state.get("step"), int)
+        and all(isinstance(state.get(name), dict) for name in ("loop", "machine", "config"))
+        and isinstance(machine.get("num_threads"), int)
+        and 1 <= machine["num_threads"] <= MOST_THREADS
+    )
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -124,19 +199,23 @@ def restore_optimizers(
 ) -> None:
     """Puts back what `optimizer_tensors` took."""
     for optimizer in optimizers:
+        optimizer.state.clear()
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in model.named_parameters():
             keys = [key for key in MOMENTS if f"{name}.{key}" in tensors]
             if keys and id(parameter) in owned:
                 state = {key: tensors[f"{name}.{key}"] for key in keys}
-                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+                # Copies: what is loaded is mapped from the file, which may be removed or fail later.
+                optimizer.state[parameter] = {
+                    key: value.to(parameter.device, copy=True) for key, value in state.items()
+                }
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raises CheckpointError that names the first tensor with a NaN or an infinity."""
+    """Raises NotFinite, naming the first tensor with a NaN or an infinity."""
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{where}: {name} is not finite and is not saved; lower --learning_rate")
+            raise NotFinite(f"{where}: {name} is not finite and is not saved; lower --learning_rate")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -180,7 +259,7 @@ def save_model(
             write_json(aside / name, content)
         task.save(aside)
 
-    write_folder(folder, fill)
+    write_folder(folder, fill, SLACK + sum(tensor.nbytes for tensor in weights.values()))
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

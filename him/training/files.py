@@ -6,17 +6,28 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from him.errors import CheckpointError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 CHECKSUMS = "checksums.json"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILING = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT)  # of a disk or a network folder; may pass
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+class CannotWrite(CheckpointError):
+    """The disk is full, broken or write-protected; what was there before stays, and another try may succeed."""
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], num_bytes: int = 0) -> None:
     """Writes a folder aside, with the checksums of its files, and puts it in the place of the old one.
 
     Whoever looks sees the old folder or the new one, whenever the process or the machine stops: between the two
@@ -25,18 +36,20 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     Args:
         folder: its final place.
         fill: writes the files into the folder that it is given.
+        num_bytes: about how many these are; if they are more than the disk has, nothing is begun.
 
     Raises:
-        CheckpointError: there is no space; what was there before stays.
+        CannotWrite: there is no space, or the disk fails; what was there before stays.
     """
-    remove_leftovers(folder)
     aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     old = folder.with_name(f"{folder.name}.old")
     try:
+        remove_leftovers(folder)
         aside.mkdir(parents=True)
+        if num_bytes > shutil.disk_usage(aside).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fill(aside)
-        sums = {path.name: checksum(path) for path in sorted(aside.iterdir())}
-        (aside / CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+        write_checksums(aside)
         for path in aside.iterdir():
             _flush(path)
         _flush(aside)
@@ -45,22 +58,31 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         os.rename(aside, folder)
         _flush(folder.parent)
     except BaseException as error:
-        remove_leftovers(folder)
+        with suppress(OSError):  # a disk that fails may fail here too; whoever reads looks for what is left
+            remove_leftovers(folder)
         if isinstance(error, OSError):
-            raise no_space(error, folder) from None
+            raise cannot_write(error, folder, num_bytes) from None
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def no_space(error: OSError, path: Path) -> Exception:
-    """A CheckpointError that says what is full, or the error itself when it is another one."""
-    if error.errno not in NO_SPACE:
-        return error
-    free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
-    return CheckpointError(
-        f"{path}: no space to write it ({free / 1e6:.1f} MB free); make room, then go on with --resume; what was saved "
-        "before is unharmed"
-    )
+def cannot_write(error: OSError, path: Path, num_bytes: int = 0) -> Exception:
+    """A CannotWrite that says what is full or broken, or the error itself when it is about something else.
+
+    Args:
+        path: what was to be written.
+        num_bytes: that it needs, if this is known.
+    """
+    if error.errno in NO_SPACE:
+        free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
+        needed = f"{num_bytes / 1e6:.1f} MB needed, " if num_bytes else ""
+        return CannotWrite(
+            f"{path}: no space to write it ({needed}{free / 1e6:.1f} MB free); make room; what was saved before is "
+            "unharmed"
+        )
+    if error.errno in FAILING:
+        return CannotWrite(f"{path}: cannot be written ({error.strerror}); what was saved before is unharmed")
+    return error
 
 
 def find_folder(folder: Path) -> Path:
@@ -92,7 +114,10 @@ def verify_folder(folder: Path, others_allowed: bool = False) -> None:
         CheckpointError: a file is missing, changed or unknown.
     """
     try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        text = (folder / CHECKSUMS).read_text(encoding="utf-8")
+        sums = json.loads(text)
+        if text != _checksums_text(sums):
+            raise CheckpointError(f"{folder / CHECKSUMS}: damaged, it is not as it was written")
         present = {path.name for path in folder.iterdir()} - {CHECKSUMS}
         if others_allowed:
             present &= set(sums)
@@ -104,6 +129,47 @@ def verify_folder(folder: Path, others_allowed: bool = False) -> None:
                 raise CheckpointError(f"{folder / name}: damaged, its checksum is another one")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from None
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes down the checksums of all files of a folder, beside them."""
+    sums = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
+    (folder / CHECKSUMS).write_text(_checksums_text(sums), encoding="utf-8")
+
+
+def _checksums_text(sums: dict[str, str]) -> str:
+    return json.dumps(sums, indent=2) + "\n"
+
+
+def set_aside(path: Path) -> Path:
+    """Gives what is damaged another name, `NAME.damaged`, where nothing looks for it, and returns it."""
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(path, aside)
+    return aside
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process from writing to a run while this one does; ends with the process, however it ends.
+
+    Raises:
+        CheckpointError: another process has it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{folder}: another process writes to this run; wait for it, or stop it") from None
+        except OSError:  # a network folder that knows no locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def checksum(path: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from him.training.appended_file import AppendedFile
+
 
 class MetricWriter:
     """Writes numbers and pictures of a run.
+
+    Not torch's `SummaryWriter`: its thread dies of a full disk, and with it every record that comes after.
 
     Args:
         folder: of the run.
@@ -21,32 +26,49 @@ class MetricWriter:
     """
 
     def __init__(self, folder: Path, resumed_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
+        path = folder / "metrics.jsonl"
+        if resumed_step is not None:
+            _drop_after(path, resumed_step)
+        self._lines = AppendedFile(path)
+        self._events = AppendedFile(folder / _next_name(folder))
+        self._event_records = RecordWriter(self._events)
         # Of a new run too: TensorBoard takes the first mark of a start that it sees for no restart and hides nothing.
         purge_step = 0 if resumed_step is None else resumed_step + 1
-        self.path = folder / "metrics.jsonl"
-        if resumed_step is not None:
-            _drop_after(self.path, resumed_step)
-        self.file = self.path.open("a", encoding="utf-8")
-        _wait_for_next_name(folder)
-        self.events = SummaryWriter(str(folder), purge_step=purge_step)
+        self._event(None, file_version="brain.Event:2")
+        self._event(purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def _event(self, step: int | None, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        event = Event(wall_time=time.time(), **content)
+        if step is not None:
+            event.step = step
+        self._event_records.write(event.SerializeToString())
 
     def write(self, metrics: Mapping[str, float], step: int, epoch: float, stage: str = "train") -> None:
         """Records numbers by TensorBoard tag. A NaN is left out of the JSON lines, which cannot hold it, as null."""
+        from torch.utils.tensorboard.summary import scalar
+
         for tag, value in metrics.items():
-            self.events.add_scalar(tag, value, step)
+            self._event(step, summary=scalar(tag, value))
             number = value if math.isfinite(value) else None
             record = {"step": step, "epoch": round(epoch, 6), "stage": stage, "tag": tag, "value": number}
-            self.file.write(json.dumps(record) + "\n")
+            self._lines.write(f"{json.dumps(record)}\n".encode())
 
     def picture(self, tag: str, image: np.ndarray, step: int) -> None:
         """Records a picture (height, width, 3) uint8."""
-        self.events.add_image(tag, image, step, dataformats="HWC")
+        from torch.utils.tensorboard.summary import image as picture
+
+        self._event(step, summary=picture(tag, image, dataformats="HWC"))
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Records a text."""
-        self.events.add_text(tag, markdown, step)
+        from torch.utils.tensorboard.summary import text
+
+        self._event(step, summary=text(tag, markdown))
 
     def hyperparameters(self, settings: Mapping[str, Any], metric_tags: list[str]) -> None:
         """Fills the HParams tab, in the same event file."""
@@ -57,38 +79,42 @@ class MetricWriter:
             for name, value in settings.items()
         }
         for summary in hparams(plain, dict.fromkeys(metric_tags, 0.0)):
-            self.events.file_writer.add_summary(summary)
+            self._event(None, summary=summary)
 
-    def flush(self) -> None:
-        """Brings everything to the disk."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.events.flush()
+    def flush(self, to_disk: bool = False) -> None:
+        """Appends to both files, for other readers; `to_disk` waits until even a power cut leaves it.
+
+        Raises:
+            CannotWrite: there is no space; nothing is lost, and the next call tries again.
+        """
+        self._lines.flush(to_disk)
+        self._events.flush(to_disk)
 
     def close(self) -> None:
         """Flushes and closes both files."""
-        self.flush()
-        self.file.close()
-        self.events.close()
+        try:
+            self._lines.close()
+        finally:
+            self._events.close()
 
 
-def _wait_for_next_name(folder: Path) -> None:
-    """Waits out the second in which an event file was made: TensorBoard reads them in the order of their names, which
-    begin with it, and a resumed run read before the run that it goes on from would be hidden by it."""
-    newest = max((int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")), default=0)
-    if 0 <= newest + 1 - time.time() <= 1:
-        time.sleep(newest + 1 - time.time())
+def _next_name(folder: Path) -> str:
+    """Name of a new event file. TensorBoard reads them in the order of their names, which begin with a time in seconds:
+    a resumed run that was read before the run that it goes on from would be hidden by it."""
+    times = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    newest = max((int(time) for time in times if time.isdecimal() and len(time) <= 10), default=0)
+    return f"events.out.tfevents.{max(newest + 1, int(time.time())):010d}.{socket.gethostname()}.{os.getpid()}.0"
 
 
 def _drop_after(path: Path, step: int) -> None:
     """Keeps the records up to `step`; a last line that broke off goes too."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text("".join(kept), encoding="utf-8")
+    aside.write_bytes(b"".join(kept))
     os.replace(aside, path)

@@ -1,39 +1,42 @@
 """The training loop. It is handed a task and never asks which one it is."""
 
+import copy
 import math
 import time
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from tqdm import tqdm
 
-from him.attention_maps import write_sheets
+from him.attention_maps import AttentionExample, write_sheets
 from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
 from him.errors import CheckpointError, HimError
-from him.metrics.running import RunningMean
+from him.interruption import Interruption, Stopped
 from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
 from him.training.checkpoint import (
     Checkpoint,
     Checkpoints,
+    NotFinite,
     optimizer_tensors,
     put_weights,
     restore_optimizers,
     save_model,
 )
-from him.training.interruption import Interruption
+from him.training.faults import all_finite
+from him.training.files import CannotWrite, cannot_write, remove_leftovers, set_aside, verify_folder
+from him.training.gradients import Gradients
+from him.training.loop_state import LoopState, new_means
+from him.training.machine import describe_machine
 from him.training.metric_writer import MetricWriter
 from him.training.optimization import AveragedWeights, build_optimizers, lr_at
 
 LOG_EVERY_STEPS = 10
 MOST_REFUSED_IN_A_ROW = 5
-CPU_TOKENS = 6144  # 2,080 MB -> 1,360 MB for batches of 32 SQuAD windows, at the same speed
+RATE_AFTER_FAULT = 0.5
 
 
 class Interrupted(Exception):
@@ -50,58 +53,8 @@ class Interrupted(Exception):
         self.folder = folder
 
 
-@dataclass
-class LoopState:
-    """Where the loop stands; everything here is saved with each checkpoint.
-
-    Attributes:
-        step: updates made so far; epoch and place in it follow from this number.
-        best_value, best_step: best value of the task's metric so far, and the step that reached it.
-        bad_epochs: epochs since then.
-        plateau_reductions: how often the `plateau` schedule has halved the rate.
-        stopped_early: whether early stopping has ended the run.
-        refused_in_a_row: updates refused since the last good one.
-        since_log, since_epoch: sums of loss and accuracy since the last record and since the epoch began.
-        epoch_before: mean loss and accuracy of the epoch before; of the first step, in the first epoch.
-    """
-
-    step: int = 0
-    best_value: float | None = None
-    best_step: int = 0
-    bad_epochs: int = 0
-    plateau_reductions: int = 0
-    stopped_early: bool = False
-    refused_in_a_row: int = 0
-    since_log: dict[str, RunningMean] = field(default_factory=lambda: _means())
-    since_epoch: dict[str, RunningMean] = field(default_factory=lambda: _means())
-    epoch_before: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; floats survive JSON exactly."""
-        sums = {name: _dump(getattr(self, name)) for name in ("since_log", "since_epoch")}
-        return {name: value for name, value in vars(self).items() if name not in sums} | sums
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "LoopState":
-        """Reads what `to_dict` gave."""
-        state = cls(**{name: value for name, value in data.items() if name not in ("since_log", "since_epoch")})
-        for name in ("since_log", "since_epoch"):
-            for key, mean in getattr(state, name).items():
-                mean.load_state_dict(data[name][key])
-        return state
-
-
-def _means() -> dict[str, RunningMean]:
-    return {"Loss": RunningMean(), "Accuracy": RunningMean()}
-
-
-def _dump(means: dict[str, RunningMean]) -> dict[str, dict[str, float]]:
-    return {name: mean.state_dict() for name, mean in means.items()}
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Seed of one step's dropout: a pure function of (seed, step), so that a resumed run draws the same masks."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+class RolledBack(Exception):
+    """The run went back to an earlier step."""
 
 
 class Trainer:
@@ -114,6 +67,7 @@ class Trainer:
         compute: device and precision.
         model: to be trained, on its device.
         checkpoint: to go on from, or None.
+        resumes: whether the run was begun before, and killed before its first checkpoint if there is none.
     """
 
     def __init__(
@@ -124,6 +78,7 @@ class Trainer:
         compute: Compute,
         model: nn.Module,
         checkpoint: Checkpoint | None = None,
+        resumes: bool = False,
     ) -> None:
         self.task = task
         self.config = config
@@ -133,6 +88,7 @@ class Trainer:
         self.optimizers = build_optimizers(model, config)
         self.averaged = AveragedWeights(model, config.ema_decay) if config.ema_decay else None
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
+        self.gradients = Gradients(task, config, compute, model, self.say)
         self.state = LoopState()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -141,36 +97,70 @@ class Trainer:
         if config.max_steps is not None:
             self.max_steps = min(self.max_steps, config.max_steps)
         self.num_epochs = math.ceil(self.max_steps / self.steps_per_epoch)
-        self.writer = MetricWriter(folder, resumed_step=self.state.step if checkpoint is not None else None)
+        self.writer = MetricWriter(folder, resumed_step=self.state.step if checkpoint or resumes else None)
+        self.interruption = Interruption()
         self.batches: list[np.ndarray] = []
         self.bar: tqdm | None = None
         self.train_seconds = 0.0
         self.tokens_seen = 0
         self.measured: dict[str, float] = {}
+        self._best_waits: tuple[nn.Module, dict[str, float]] | None = None  # the best model, not yet on the disk
+        self._save_waits = False  # for room on the disk
+        self._saved_at = time.monotonic()
         self._logged = (0.0, 0)  # train_seconds and tokens_seen at the last record
 
-    def fit(self) -> None:
+    def fit(self, until: int | None = None) -> None:
         """Trains to the end.
+
+        Args:
+            until: the step to stop at, if not at the end; the evaluation at this step is made.
 
         Raises:
             Interrupted: a signal came; the run is saved.
-            HimError: the loss is not finite any more, or there is no space.
+            HimError: the loss is not finite any more, memory or space is short.
         """
-        with Interruption() as interruption, closing(self.writer):
-            self._start_epoch()
-            while self.state.step < self.max_steps and not self.state.stopped_early:
-                self.train_step()
-                self.state.step += 1
-                if self.due(LOG_EVERY_STEPS) or self.at_epoch_end():
-                    self.log()
-                if self.at_epoch_end():
-                    self.end_epoch()
-                elif self.due(self.config.eval_every_steps):
-                    self.evaluate()
-                if self.at_epoch_end() or self.due(self.config.save_every_steps) or interruption.signal:
+        try:
+            with Interruption() as self.interruption:
+                self._start_epoch()
+                if self.state.step < self.max_steps:
+                    self.gradients.try_longest_batch(self.state.step)
+                if self.state.step == 0 and not self.state.evaluation_due:
                     self.save()
-                if interruption.signal:
-                    raise Interrupted(interruption.signal, self.folder)
+                while self._goes_on(self.max_steps if until is None else min(until, self.max_steps)):
+                    if not self.state.evaluation_due:
+                        try:
+                            self.train_step()
+                        except RolledBack:
+                            continue
+                        self.state.step += 1
+                        if self.due(LOG_EVERY_STEPS) or self.at_epoch_end():
+                            self.log()
+                        self.state.evaluation_due = self.at_epoch_end() or self.due(self.config.eval_every_steps)
+                    if self.state.evaluation_due:
+                        self._evaluate_in_turn()
+                    if self._save_is_due():
+                        self.save()
+                    if self.interruption.signal:
+                        raise Interrupted(self.interruption.signal, self.folder)
+            if self._best_waits is not None:
+                self._write_best()
+        finally:
+            self.writer.close()
+
+    def _goes_on(self, last_step: int) -> bool:
+        return self.state.evaluation_due or (self.state.step < last_step and not self.state.stopped_early)
+
+    def _save_is_due(self) -> bool:
+        """At the end of an epoch, at a new best model, after so many steps or minutes, and after a signal."""
+        minutes = self.config.save_every_minutes
+        return bool(
+            self.at_epoch_end()
+            or self.state.best_step == self.state.step
+            or self.due(self.config.save_every_steps)
+            or (minutes and time.monotonic() - self._saved_at >= 60.0 * minutes)
+            or (self._save_waits and self.due(LOG_EVERY_STEPS))
+            or self.interruption.signal
+        )
 
     @property
     def epoch(self) -> float:
@@ -188,21 +178,32 @@ class Trainer:
     # -- a step --------------------------------------------------------------------------------------------------------
 
     def train_step(self) -> None:
-        """Forward and backward pass of all micro-batches, then one update; refused if anything is not finite."""
+        """Forward and backward pass of all micro-batches, then one update; refused if anything is not finite.
+
+        Raises:
+            RolledBack: the run is at an earlier step now.
+        """
         started_at = time.perf_counter()
-        torch.manual_seed(step_seed(self.config.seed, self.state.step))
         self.model.train()
         examples = self.batches[self.state.step % self.steps_per_epoch]
-        loss, accuracy, num_tokens = self._forward_backward(examples)
-        gradient_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
-        learning_rate = lr_at(self.state.step, self.config, self.max_steps, self.state.plateau_reductions)
-        if math.isfinite(loss.mean) and math.isfinite(gradient_norm):
+        loss, accuracy, num_tokens = self.gradients.add_up(examples, self.state.step)
+        norm = nn.utils.get_total_norm([each.grad for each in self.model.parameters() if each.grad is not None])
+        gradient_norm = float(norm)
+        learning_rate = self.state.rate_factor * lr_at(
+            self.state.step, self.config, self.max_steps, self.state.plateau_reductions
+        )
+        is_good = math.isfinite(loss.mean) and math.isfinite(gradient_norm)
+        if is_good:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
             self._update(learning_rate)
+            is_good = all_finite(list(self.model.parameters()))
+        if is_good:
+            self.state.refused_in_a_row = 0
             for sums in (self.state.since_log, self.state.since_epoch):
                 sums["Loss"].add(loss.total, loss.count)
                 sums["Accuracy"].add(accuracy.total, accuracy.count)
         else:
-            self._refuse(loss.mean, gradient_norm)
+            self._meet_fault(examples, loss.mean, gradient_norm)
         self.model.zero_grad(set_to_none=True)
         self.measured = {"Gradient_Norm/train": gradient_norm, "Learning_Rate": learning_rate}
         self.state.epoch_before = self.state.epoch_before or {"Loss": loss.mean, "Accuracy": accuracy.mean}
@@ -211,28 +212,6 @@ class Trainer:
         if self.bar is not None:
             self.bar.update()
 
-    def _forward_backward(self, examples: np.ndarray) -> tuple[RunningMean, RunningMean, int]:
-        """Adds up the gradients of a batch; the sum over all its targets is divided once, by their number."""
-        parts = np.array_split(examples, math.ceil(len(examples) / self._micro_batch_size(examples)))
-        batches = [self.task.train_batch(part) for part in parts]
-        loss, accuracy = RunningMean(), RunningMean()
-        num_targets = sum(self.task.num_targets(batch) for batch in batches)
-        for batch in batches:
-            with self.compute.autocast():
-                sums = self.task.loss(self.model, self.compute.to_device(batch))
-            (sums.loss / num_targets).backward()
-            loss.add(float(sums.loss.detach()), sums.num_targets)
-            accuracy.add(float(sums.num_correct), sums.num_targets)
-        return loss, accuracy, sum(int(batch["attention_mask"].sum()) for batch in batches)
-
-    def _micro_batch_size(self, examples: np.ndarray) -> int:
-        """Examples per forward pass; a batch of long ones is cut, on a CPU without being asked."""
-        most_tokens = self.config.micro_batch_tokens
-        if most_tokens is None:
-            most_tokens = CPU_TOKENS if self.compute.device.type == "cpu" else math.inf
-        fitting = most_tokens / int(self.task.train_lengths[examples].max())
-        return max(1, int(min(fitting, self.config.micro_batch_size or len(examples))))
-
     def _update(self, learning_rate: float) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -240,17 +219,50 @@ class Trainer:
             optimizer.step()
         if self.averaged is not None:
             self.averaged.update(self.model, self.state.step)
-        self.state.refused_in_a_row = 0
 
-    def _refuse(self, loss: float, gradient_norm: float) -> None:
+    # -- numbers that are not finite -----------------------------------------------------------------------------------
+
+    def _meet_fault(self, examples: np.ndarray, loss: float, gradient_norm: float) -> None:
+        """Names what is not finite. The update is not made; if that does not help, the run goes back.
+
+        Raises:
+            RolledBack: it did.
+        """
+        weights_are_bad = not all_finite(list(self.model.parameters()))
+        culprit = self.gradients.culprit(examples, self.state.step, math.isfinite(loss))
         self.state.refused_in_a_row += 1
+        goes_back = weights_are_bad or self.state.refused_in_a_row >= MOST_REFUSED_IN_A_ROW
         step = self.state.step + 1
-        self.say(f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; the update is not made")
-        if self.state.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
-            raise HimError(
-                f"step {step}: {MOST_REFUSED_IN_A_ROW} updates in a row were not finite; lower --learning_rate "
-                f"({self.config.learning_rate:g}), raise --warmup_share, or use --precision fp32"
-            )
+        self.say(
+            f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; first not finite: {culprit}"
+            + ("" if goes_back else "; the update is not made")
+        )
+        if goes_back:
+            self._roll_back(f"step {step}: {culprit} is not finite")
+            raise RolledBack
+
+    def _roll_back(self, reason: str) -> None:
+        """Goes on from the newest checkpoint with a lower rate, once.
+
+        Raises:
+            HimError: the run went back before, or cannot.
+        """
+        advice = (
+            f"lower --learning_rate ({self.config.learning_rate:g}), raise --warmup_share, or use --precision fp32; "
+            f"the checkpoints in {self.checkpoints.folder} are finite"
+        )
+        if self.state.rate_factor < 1.0:
+            raise HimError(f"{reason}, again after going back once with a lower rate; {advice}")
+        checkpoint = self.checkpoints.load_newest(self.say)
+        if checkpoint is None:
+            raise HimError(f"{reason}, and there is no checkpoint to go back to; {advice}")
+        self.writer.close()
+        self._restore(checkpoint)
+        self.state.rate_factor, self.state.refused_in_a_row = RATE_AFTER_FAULT, 0
+        self.writer = MetricWriter(self.folder, resumed_step=self.state.step)
+        self.model.zero_grad(set_to_none=True)
+        self.say(f"back to step {self.state.step}; from here on {RATE_AFTER_FAULT:g} of the learning rate")
+        self._start_epoch()
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -264,10 +276,26 @@ class Trainer:
             self.measured["Loss/train"] = sums["Loss"].mean
             self.measured["Accuracy/train"] = 100.0 * sums["Accuracy"].mean
         self.writer.write(self.measured, self.state.step, self.epoch)
-        self.state.since_log = _means()
+        self.state.since_log = new_means()
+        with suppress(CannotWrite):  # the next checkpoint says so
+            self.writer.flush()
         if self.bar is not None:
             speed = f"{self.measured['Throughput/tokens_per_second']:,.0f} tokens/s"
             self.bar.set_postfix_str(f"loss {self.measured.get('Loss/train', math.nan):.3f}, {speed}")
+
+    def _evaluate_in_turn(self) -> None:
+        """The evaluation that is due; a signal puts it off, to after the resume."""
+        try:
+            if self.at_epoch_end():
+                self.end_epoch()
+            else:
+                self.evaluate()
+        except Stopped:
+            return
+        except NotFinite as error:  # of averaged weights, say
+            self._roll_back(str(error))
+            return
+        self.state.evaluation_due = False
 
     def end_epoch(self) -> None:
         """Evaluates, draws attention, and says how the epoch went."""
@@ -283,31 +311,68 @@ class Trainer:
             f"accuracy {100 * before['Accuracy']:.1f} % → {100 * now['Accuracy']:.1f} %  {shown}"
         )
         self.state.epoch_before = now
-        self.state.since_epoch = _means()
+        self.state.since_epoch = new_means()
         self._judge_epoch()
         self._start_epoch()
 
     def evaluate(self, draw_attention: bool = False) -> Evaluation:
-        """Evaluates on the validation data, records it, and saves the model if it is the best so far."""
+        """Evaluates on the validation data, records it, and saves the model if it is the best so far.
+
+        Raises:
+            Stopped: a signal came; nothing was recorded or saved.
+        """
         before = self.averaged.swap(self.model) if self.averaged is not None else None
-        evaluation = self.task.evaluate(self.model, self.compute)
+        try:
+            with self.interruption.cutting_short():
+                evaluation = self.task.evaluate(self.model, self.compute)
+                examples = []
+                if draw_attention and self.config.attention_examples:
+                    examples = self.task.attention_examples(self.model, self.compute, self.config.attention_examples)
+            self._record(evaluation, examples)
+        finally:
+            if before is not None:
+                self.model.load_state_dict(before)
+        return evaluation
+
+    def _record(self, evaluation: Evaluation, examples: list[AttentionExample]) -> None:
         values = {tag(name): value for name, value in evaluation.metrics.items()}
         self.writer.write(values, self.state.step, self.epoch, "validation")
-        if draw_attention and self.config.attention_examples:
-            examples = self.task.attention_examples(self.model, self.compute, self.config.attention_examples)
-            folder = Path(self.config.attention_dir) / self.folder.name
-            for name, image, _ in write_sheets(folder, math.ceil(self.epoch), examples):
-                self.writer.picture(name, image, self.state.step)
+        if examples:
+            self._draw(examples)
         if evaluation.samples:
             self.writer.text("Samples/val", evaluation.samples, self.state.step)
         value = evaluation.metrics[self.task.best_metric]
         if self._is_best(value):
             self.state.best_value, self.state.best_step = value, self.state.step
             metrics = {"step": self.state.step, "epoch": round(self.epoch, 6), **evaluation.metrics}
-            save_model(self.folder / "best", self.config, self.model, self.task, metrics)
-        if before is not None:
-            self.model.load_state_dict(before)
-        return evaluation
+            self._best_waits = (self.model, metrics)
+            try:
+                self._write_best()
+            except CannotWrite as error:
+                self.say(f"step {self.state.step}: {error}; training goes on and tries again")
+
+    def _draw(self, examples: list[AttentionExample]) -> None:
+        folder = Path(self.config.attention_dir) / self.folder.name
+        try:
+            for name, image, _ in write_sheets(folder, math.ceil(self.epoch), examples):
+                self.writer.picture(name, image, self.state.step)
+        except OSError as error:
+            self.say(f"step {self.state.step}: {cannot_write(error, folder)}; no pictures of this epoch")
+
+    def _write_best(self) -> None:
+        """Writes the best model, if it is not on the disk yet; keeps a copy where there is no room.
+
+        Raises:
+            CannotWrite: there is no room.
+        """
+        if self._best_waits is None:
+            return
+        (model, metrics), self._best_waits = self._best_waits, None
+        try:
+            save_model(self.folder / "best", self.config, model, self.task, metrics)
+        except CannotWrite:
+            self._best_waits = (copy.deepcopy(model) if model is self.model else model, metrics)
+            raise
 
     def _is_best(self, value: float) -> bool:
         best = self.state.best_value
@@ -347,18 +412,33 @@ class Trainer:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Writes a checkpoint that a resumed run goes on from, bit for bit."""
-        self.writer.flush()
-        machine = {
-            "torch": torch.__version__,
-            "device": self.compute.device.type,
-            "bf16": self.compute.bf16,
-            "num_threads": torch.get_num_threads(),
-        }
-        checkpoint = Checkpoint(
+        """Writes a checkpoint that a resumed run goes on from, bit for bit.
+
+        Where the disk has no room the run goes on, with the earlier checkpoints, and tries again later.
+        """
+        try:
+            self._write_best()
+            self.writer.flush(to_disk=True)
+            self.checkpoints.save(self.checkpoint(), self.state.step, self.state.best_step)
+        except CannotWrite as error:
+            if not self._save_waits:
+                self.say(f"step {self.state.step}: {error}; training goes on and tries again")
+            self._save_waits = True
+        except NotFinite as error:
+            self._roll_back(str(error))
+        else:
+            if self._save_waits:
+                self.say(f"step {self.state.step}: saved, there is room again")
+            self._save_waits = False
+        self._saved_at = time.monotonic()
+
+    def checkpoint(self) -> Checkpoint:
+        """All that the run needs to go on from here."""
+        return Checkpoint(
             state={
-                "loop": self.state.to_dict(),
-                "machine": machine,
+                "step": self.state.step,
+                "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
+                "machine": describe_machine(self.compute),
                 "config": self.config.to_dict(),
                 "data": self.task.train_digest,
             },
@@ -366,11 +446,36 @@ class Trainer:
             moments=optimizer_tensors(self.model, self.optimizers),
             averaged=self.averaged.weights if self.averaged is not None else {},
         )
-        self.checkpoints.save(checkpoint, self.state.step)
+
+    def restore_best(self) -> None:
+        """Finds the best model whole, or makes it again from its checkpoint.
+
+        Raises:
+            CheckpointError: neither is whole.
+        """
+        folder = self.folder / "best"
+        remove_leftovers(folder)
+        if self.state.best_value is None:
+            return
+        try:
+            verify_folder(folder)
+        except CheckpointError as error:
+            try:
+                saved = self.checkpoints.load(self.checkpoints.path_of(self.state.best_step))
+            except CheckpointError:
+                raise CheckpointError(
+                    f"{error}, and so is its checkpoint; restore it from a copy, or start the run again"
+                ) from None
+            aside = f", and what is there is set aside as {set_aside(folder).name}" if folder.exists() else ""
+            self.say(f"{error}; it is made again from {self.checkpoints.path_of(self.state.best_step)}{aside}")
+            model = copy.deepcopy(self.model)
+            put_weights(model, saved.averaged or saved.weights, f"{folder}", "start the run again")
+            metrics = {"step": saved.step, self.task.best_metric: self.state.best_value}
+            save_model(folder, self.config, model, self.task, metrics)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         where = f"{self.folder}: the checkpoint"
-        if checkpoint.state["data"] != self.task.train_digest:
+        if checkpoint.state.get("data") != self.task.train_digest:
             raise CheckpointError(
                 f"{where} was made with other training data; restore the data, or start a new run with --init_from "
                 f"{self.folder}"
@@ -379,8 +484,12 @@ class Trainer:
         restore_optimizers(self.model, self.optimizers, checkpoint.moments)
         if self.averaged is not None:
             device = self.compute.device
-            self.averaged.weights = {name: value.to(device) for name, value in checkpoint.averaged.items()}
-        self.state = LoopState.from_dict(checkpoint.state["loop"])
+            self.averaged.weights = {name: value.to(device, copy=True) for name, value in checkpoint.averaged.items()}
+        try:
+            self.state = LoopState.from_dict(checkpoint.state["loop"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from None
+        self.gradients.most_tokens = self.state.most_tokens
         # The patience may have changed.
         self.state.stopped_early = 0 < self.config.early_stopping_epochs <= self.state.bad_epochs
 

@@ -1,10 +1,14 @@
 """A training run from its settings to its results: folder, data, loop, final evaluation."""
 
 import dataclasses
+import json
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,25 +16,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from him.compression.pipeline import compress, finished_report, report_of
+from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
 from him.compression.quantization import DESCRIPTION
-from him.compute import choose_compute, keep_freed_memory
+from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config, raise_together
 from him.errors import CheckpointError, ConfigError
+from him.foreign_runs import check_files, check_places, check_writable
+from him.interruption import signal_of
 from him.options import CompressionOptions
 from him.tasks import task_class
-from him.training.checkpoint import Checkpoints, load_weights, save_model
-from him.training.files import find_folder, no_space, remove_leftovers, write_json
-from him.training.trainer import Trainer
+from him.training.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
+from him.training.files import CannotWrite, cannot_write, find_folder, locked, write_json
+from him.training.machine import describe_machine, differences
+from him.training.trainer import Interrupted, Trainer
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
 MAY_CHANGE = frozenset(
-    "num_epochs max_steps early_stopping_epochs save_every_steps keep_checkpoints device num_threads attention_dir "
-    "attention_examples bertscore_model bertscore_samples cache_dir compress pruning_amount pruning_method "
-    "fine_tune_epochs fine_tune_learning_rate distillation".split()
+    "num_epochs max_steps early_stopping_epochs save_every_steps save_every_minutes keep_checkpoints device "
+    "num_threads attention_dir attention_examples bertscore_model bertscore_samples cache_dir compress pruning_amount "
+    "pruning_method fine_tune_epochs fine_tune_learning_rate distillation".split()
 )
 
+# Where things are; the content of the training data is compared by itself.
+MAY_MOVE = frozenset("output_dir run_name train_file validation_file corpus_dir init_from tokenizer".split())
 
 Announce = Callable[[dict[str, Any]], None]
 
@@ -58,51 +67,63 @@ def train(config: Config, announce: Announce | None = None) -> dict[str, Any]:
     folder = _run_folder(config)
     compute = choose_compute(config)
     keep_freed_memory()
-    initial = _initial_folder(config)
-    task = cls.prepare(config, tokenizer_folder=initial)
+    task = cls.prepare(config, tokenizer_folder=initial_folder(config))
     torch.manual_seed(config.seed)
     model = task.build_model()
     _check_pruning(model, config)
-    if initial is not None:
-        load_weights(model, initial)
+    _load_initial(model, config)
     _open_run(folder, config)
-    return _run(Trainer(task, config, folder, compute, model.to(compute.device)), announce)
+    with locked(folder), _naming(folder):
+        return _run(Trainer(task, config, folder, compute, model.to(compute.device)), announce)
 
 
-def resume(folder: Path, changes: dict[str, Any], announce: Announce | None = None) -> dict[str, Any]:
-    """Goes on with an interrupted run from its newest checkpoint, as if it had never stopped.
+def resume(
+    folder: Path, changes: dict[str, Any], announce: Announce | None = None, allow_inexact: bool = False
+) -> dict[str, Any]:
+    """Goes on with an interrupted run from its newest whole checkpoint, as if it had never stopped.
 
     Args:
         folder: of the run.
         changes: settings that were given beside `--resume`.
         announce: see `train`.
+        allow_inexact: whether it may go on where the bits of the result will be others: on another device, say.
 
     Raises:
         HimError: the run cannot go on, or a change would make it another run.
     """
     if not folder.is_dir():
         raise CheckpointError(f"--resume {folder}: no such folder; name a run, such as runs/NAME")
-    checkpoint = Checkpoints(folder / "checkpoints", 1).load_newest()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"--resume {folder}: no run there (it has no config.json); name a run, such as runs/NAME")
+    check_writable(folder)
+    with locked(folder), _naming(folder):
+        return _resume(folder, changes, announce, allow_inexact)
+
+
+def _resume(folder: Path, changes: dict[str, Any], announce: Announce | None, allow_inexact: bool) -> dict[str, Any]:
     before = Config.load(folder / "config.json")
     config = _changed(before, changes)
-    remove_leftovers(folder / "best")
+    check_places(folder, config, changes)
+    checkpoint = Checkpoints(folder / "checkpoints", 1).load_newest()
     compute = choose_compute(config)
-    machine = checkpoint.state["machine"]
-    if config.num_threads is None and machine["num_threads"] != torch.get_num_threads():
-        torch.set_num_threads(machine["num_threads"])  # the number of threads changes the bits of every sum
-    for line in _differences(machine, compute.device.type, compute.bf16):
-        print(f"resuming on another machine: {line}; the result may differ in the last bits", flush=True)
+    if checkpoint is not None:
+        _check_settings(folder, checkpoint, before)
+        _check_machine(folder, checkpoint, config, compute, allow_inexact)
     keep_freed_memory()
-    task = task_class(config.task_type).prepare(config, tokenizer_folder=_initial_folder(config))
-    model = task.build_model().to(compute.device)
+    task = task_class(config.task_type).prepare(config, tokenizer_folder=initial_folder(config))
+    torch.manual_seed(config.seed)
+    model = task.build_model()
     _check_pruning(model, config)
-    trainer = Trainer(task, config, folder, compute, model, checkpoint)
+    if checkpoint is None:
+        _load_initial(model, config)
+    trainer = Trainer(task, config, folder, compute, model.to(compute.device), checkpoint, resumes=True)
     if trainer.state.best_value is None and trainer.state.step >= trainer.max_steps:
         raise ConfigError(
             f"--resume {folder}: the run is at step {trainer.state.step} of {trainer.max_steps} without an evaluation; "
             "give it more with --num_epochs or --max_steps"
         )
-    trainer.checkpoints.remove_surplus()
+    trainer.restore_best()
+    trainer.checkpoints.remove_surplus(trainer.state.best_step)
     if config != before:
         write_json(folder / "config.json", config.to_dict())
     print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
@@ -112,6 +133,51 @@ def resume(folder: Path, changes: dict[str, Any], announce: Announce | None = No
         raise ConfigError(f"--{unread[0]} with --resume: the run has --no-compress; add --compress")
     keep_report = trainer.state.step >= trainer.max_steps and not compression & changes.keys()
     return _run(trainer, announce, keep_report)
+
+
+def _check_settings(folder: Path, checkpoint: Checkpoint, config: Config) -> None:
+    """Compares the settings in the run's folder with those that the checkpoint was made under.
+
+    Raises:
+        CheckpointError: one that the weights depend on was changed by hand.
+    """
+    then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
+    free = MAY_CHANGE | MAY_MOVE
+    changed = [name for name, value in now.items() if name not in free and then.get(name, value) != value]
+    if changed:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: {', '.join(changed)} changed since the checkpoint was made; restore it, or "
+            f"start a new run with --init_from {folder}"
+        )
+
+
+def _check_machine(folder: Path, checkpoint: Checkpoint, config: Config, compute: Compute, allowed: bool) -> None:
+    """Takes over the number of threads; what else differs from where the checkpoint was made is said, and has to be
+    allowed.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    before = checkpoint.state["machine"]
+    if config.num_threads is None and before["num_threads"] != torch.get_num_threads():
+        torch.set_num_threads(before["num_threads"])  # the number of threads changes the bits of every sum
+    found = ", ".join(differences(before, describe_machine(compute)))
+    if found and not allowed:
+        raise CheckpointError(
+            f"--resume {folder}: another machine than before ({found}), on which the result may differ in its last "
+            "bits; add --allow_inexact_resume to go on all the same"
+        )
+    if found:
+        print(f"resuming on another machine: {found}; the result may differ in its last bits", flush=True)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Turns a signal outside of the training loop into one that names the run to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(signal_of(stopped), folder) from None
 
 
 def _check_pruning(model: nn.Module, config: Config) -> None:
@@ -125,7 +191,9 @@ def _run(trainer: Trainer, announce: Announce | None, keep_report: bool = False)
     try:
         return _run_to_its_end(trainer, announce, keep_report)
     except OSError as error:
-        raise no_space(error, Path(error.filename or trainer.folder)) from None
+        raise cannot_write(error, Path(error.filename or trainer.folder)) from None
+    except CannotWrite as error:
+        raise CannotWrite(f"{error}; go on with --resume {trainer.folder}") from None
 
 
 def _run_to_its_end(trainer: Trainer, announce: Announce | None, keep_report: bool) -> dict[str, Any]:
@@ -165,6 +233,7 @@ def _run_to_its_end(trainer: Trainer, announce: Announce | None, keep_report: bo
     if announce is not None:
         announce(result)
     if config.compress:
+        tidy(folder)
         done = report_of(folder) if keep_report else finished_report(folder, config, task, trainer.compute)
         result["compression"] = done or compress(
             folder, config, task, trainer.compute, trained_metrics=evaluation.metrics
@@ -192,20 +261,28 @@ def _run_folder(config: Config) -> Path:
 
 
 def _open_run(folder: Path, config: Config) -> None:
-    """Makes the run's folder with its configuration and the command that started it."""
+    """Makes the run's folder with its configuration and the command that started it: both, or no folder."""
+    aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
-        folder.mkdir(parents=True)
-        config.save(folder / "config.json")
+        aside.mkdir(parents=True)
+        config.save(aside / "config.json")
         command = shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
-        (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
-    except FileExistsError:
-        raise ConfigError(f"{folder} exists; choose another --run_name, or go on with --resume {folder}") from None
+        (aside / "command.txt").write_text(command + "\n", encoding="utf-8")
+        os.rename(aside, folder)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise no_space(error, folder) from None
+        shutil.rmtree(aside, ignore_errors=True)
+        if folder.exists():
+            raise ConfigError(f"{folder} exists; choose another --run_name, or go on with --resume {folder}") from None
+        raise cannot_write(error, folder) from None
 
 
-def _initial_folder(config: Config) -> Path | None:
+def _load_initial(model: nn.Module, config: Config) -> None:
+    """Puts the weights that `--init_from` names into a new model."""
+    if (initial := initial_folder(config)) is not None:
+        load_weights(model, initial)
+
+
+def initial_folder(config: Config) -> Path | None:
     """The model folder that `--init_from` names.
 
     Raises:
@@ -220,6 +297,7 @@ def _initial_folder(config: Config) -> Path | None:
         raise CheckpointError(f"--init_from {config.init_from}: no finished model there (no folder best); name a run")
     if (best / DESCRIPTION).is_file():
         raise CheckpointError(f"--init_from {config.init_from}: an int8 model cannot be trained; name another stage")
+    check_files(best)
     earlier = Config.load(best / "config.json")
     if earlier.task_type != config.task_type:
         raise CheckpointError(
@@ -248,9 +326,3 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
     for name in different:
         print(f"--{name}: {getattr(before, name)} → {getattr(after, name)}", flush=True)
     return after
-
-
-def _differences(machine: dict[str, Any], device: str, bf16: bool) -> list[str]:
-    """How this machine differs from the one that wrote a checkpoint."""
-    now = {"torch": torch.__version__, "device": device, "bf16": bf16, "num_threads": torch.get_num_threads()}
-    return [f"{name} {machine[name]} → {value}" for name, value in now.items() if machine[name] != value]

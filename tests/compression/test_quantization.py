@@ -33,7 +33,7 @@ from him.compression.stages import load_stage
 from him.compute import Compute
 from him.errors import CheckpointError
 from him.tasks import task_class
-from him.training.files import CHECKSUMS, checksum
+from him.training.files import write_checksums
 from tests.compression.tiny import (
     IN_FP32,
     STAGES,
@@ -326,8 +326,7 @@ def test_what_is_in_the_file(task_type):
 def rewritten(folder, name, content):
     """A file with another content and the checksum of that."""
     (folder / name).write_text(content)
-    sums = json.loads((folder / CHECKSUMS).read_text())
-    (folder / CHECKSUMS).write_text(json.dumps({**sums, name: checksum(folder / name)}))
+    write_checksums(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", DESCRIPTION, "tokenizer.json", "task.json"])

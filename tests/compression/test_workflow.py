@@ -12,7 +12,7 @@ import him
 from him.compression.workflow import compress_run, sweep
 from him.errors import CheckpointError, ConfigError
 from him.options import CompressionOptions
-from him.training.files import CHECKSUMS, checksum
+from him.training.files import write_checksums
 from tests.compression.tiny import compressed_run, quickly
 from tests.small_runs import assert_one_line, call_script, tree
 
@@ -63,9 +63,7 @@ def test_data_that_moved_can_be_named(copied, tmp_path):
     for name in ("corpus_dir", "validation_file"):
         config[name] = str(tmp_path / "gone" / name)
     (run / "best" / "config.json").write_text(json.dumps(config))
-    sums = read(run / "best" / CHECKSUMS)
-    sums["config.json"] = checksum(run / "best" / "config.json")
-    (run / "best" / CHECKSUMS).write_text(json.dumps(sums))
+    write_checksums(run / "best")
     assert_one_line(call_script("compress.py", run, *QUICK), "gone", prog="compress.py")
     moved = {name: settings[name] for name in ("corpus_dir", "validation_file", "cache_dir")}
     assert compress_run(run, {**moved, "fine_tune_epochs": 0})["stages"]

@@ -178,8 +178,9 @@ def test_width_of_the_ids(tmp_path, vocab_size, dtype):
         assert made.train.ids.tolist() == [SEP_ID, vocab_size - 1, 5]
 
 
-def test_width_of_the_ids_of_a_vocabulary_with_gaps(tmp_path):
-    given = Tokenizer(models.WordLevel({"[UNK]": 1, "[SEP]": 3, "last": 70_000}, unk_token="[UNK]"))
+def test_width_of_the_ids_of_a_large_vocabulary(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(4, 70_000)), "last"]
+    given = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="[UNK]"))
     made = prepare_corpus(of_texts(["last"], ["last"]), given, "", 0, tmp_path)
     assert made.train.ids.tolist() == [3, 70_000]
 

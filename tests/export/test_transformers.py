@@ -82,7 +82,7 @@ def seen_from_outside() -> dict:
     folders = {name: str(exported(name)[1]) for name in CASES}
     given = {"folders": folders, "question": QUESTION, "context": CONTEXT, "text": TEXT}
     finished = subprocess.run(
-        [sys.executable, "-I", "-c", OPEN],
+        [sys.executable, "-P", "-c", OPEN],
         input=json.dumps(given),
         capture_output=True,
         text=True,

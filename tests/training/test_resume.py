@@ -19,6 +19,7 @@ import torch
 from him import Config
 from him.errors import ConfigError, HimError
 from him.training.checkpoint import Checkpoints, load_tensors
+from him.training.machine import describe_machine
 from him.training.trainer import Interrupted
 from him.training.workflow import resume, train
 from tests.small_runs import (
@@ -80,7 +81,7 @@ def assert_same_run(run: Path, expected: Path) -> None:
 
 def test_the_straight_run_has_what_is_compared(straight, settings):
     """The comparison would pass on two runs that wrote nothing."""
-    assert len(list((straight / "checkpoints").glob("step_*/optimizer.safetensors"))) == 2
+    assert len(list((straight / "checkpoints").glob("step_*/optimizer.safetensors"))) == 3  # the best and two
     assert len(scalar_series(straight)["Loss/val"]) == 3
     assert len(scalar_series(straight)["Loss/train"]) >= 4
     assert len(json.loads((straight / "predictions.json").read_text())) >= 24
@@ -257,27 +258,57 @@ def test_ctrl_c_outside_of_the_loop_is_one_line(settings, where):
     process = ForkedMain(flags({**settings, "num_epochs": 1, "run_name": run.name}), hook)
     process.wait_for("now")
     process.send_signal(signal.SIGINT)
-    assert process.finish() == (130, "", "main.py: stopped\n")
+    finished = process.finish()
     if where == "prepare":
+        assert finished == (130, "", "main.py: stopped\n")
         assert not run.exists()
     else:
+        stopped = f"stopped; go on with: python main.py --resume '{run}'"
+        assert (finished.status, finished.out.splitlines()[-1], finished.err) == (130, stopped, "")
         assert "F1" in resume(run, {})["metrics"]
 
 
 # -- no space --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [2_000, 20_000, 200_000])
-def test_a_disk_that_fills_up_harms_nothing(straight, settings, size):
-    """From step 10 on no file may grow beyond a size: 2 kB stop the records, 20 kB the weights, 200 kB the moments."""
+def limit_file_size(size: int, steps: range) -> None:
+    """No file may grow beyond a size in these steps: 2 kB stop the records, 20 kB the weights, 200 kB the moments."""
     import resource
 
-    def limit(step: int) -> None:
-        if step == 10:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
+    def limit(step: int) -> None:
+        if step in (steps.start, steps.stop):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size if step == steps.start else hard, hard))
+
+    before_steps(limit)
+
+
+@pytest.mark.parametrize("size", [2_000, 20_000, 200_000])
+def test_training_goes_on_while_the_disk_is_full(straight, settings, size):
+    """From step 10 to step 21, over an evaluation; then there is room again."""
+    name = f"full for a while at {size}"
+    finished = ForkedMain(flags({**settings, "run_name": name}), lambda: limit_file_size(size, range(10, 21))).finish()
+    run = Path(settings["output_dir"]) / name
+    assert (finished.status, finished.err) == (0, "")
+    lines = [line for line in finished.out.splitlines() if "no space to write it (" in line]
+    assert 1 <= len(lines) <= 2, "the best model and the checkpoint at most, once each"
+    for line in lines:
+        assert line.startswith("step 12: ")
+        assert " MB needed, " in line
+        assert line.endswith(
+            " MB free); make room; what was saved before is unharmed; training goes on and tries again"
+        )
+    assert "step 24: saved, there is room again" in finished.out
+    assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize("size", [2_000, 20_000])
+def test_a_disk_that_stays_full_harms_nothing(straight, settings, size):
     name = f"full at {size}"
-    finished = ForkedMain(flags({**settings, "run_name": name}), lambda: before_steps(limit)).finish()
+    finished = ForkedMain(
+        flags({**settings, "run_name": name}), lambda: limit_file_size(size, range(10, 1000))
+    ).finish()
     run = Path(settings["output_dir"]) / name
     assert_one_line(finished, "no space to write it", "go on with --resume", "what was saved before is unharmed")
     checkpoints = Checkpoints(run / "checkpoints", 1)
@@ -288,24 +319,22 @@ def test_a_disk_that_fills_up_harms_nothing(straight, settings, size):
     assert_same_run(run, straight)
 
 
-def test_a_disk_that_is_full_for_tensorboard(straight, settings):
-    """Its writer meets the full disk in a thread of its own, whose traceback nobody needs."""
-    from tensorboard.summary.writer.record_writer import RecordWriter
+def test_a_disk_that_is_full_for_tensorboard(straight, settings, monkeypatch):
+    """For a while; what it should have shown comes later."""
+    write, failed = os.write, []
 
-    write = RecordWriter.write
+    def full(handle: int, data: bytes) -> int:
+        if ".tfevents." in os.readlink(f"/proc/self/fd/{handle}") and b"F1/val" in bytes(data) and len(failed) < 3:
+            failed.append(write(handle, data[:100]))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data)
 
-    def full(writer: RecordWriter, data: bytes) -> None:
-        if b"F1/val" in data and b"hparams" not in data:
-            raise OSError(errno.ENOSPC, "No space left on device", "events")
-        write(writer, data)
-
+    monkeypatch.setattr(os, "write", full)
     run = Path(settings["output_dir"]) / "full for tensorboard"
-    finished = ForkedMain(
-        flags({**settings, "run_name": run.name}), lambda: setattr(RecordWriter, "write", full)
-    ).finish()
-    assert_one_line(finished, "no space to write it", "go on with --resume")
-    assert call_main("--resume", run).status == 0
+    finished = call_main(*flags({**settings, "run_name": run.name}))
+    assert (finished.status, len(failed)) == (0, 3)
     assert_same_run(run, straight)
+    assert shown_by_tensorboard(run) == shown_by_tensorboard(straight)
 
 
 @pytest.fixture
@@ -469,13 +498,132 @@ def test_a_best_that_is_being_replaced_is_found(straight, stopped):
     assert_same_run(stopped, straight)
 
 
-def test_a_damaged_checkpoint_is_named(stopped):
-    (newest,) = (stopped / "checkpoints").iterdir()
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    *_, before, newest = Checkpoints(run / "checkpoints", 1).list()
     path = newest / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
+    finished = call_main("--resume", run)
+    assert (finished.status, finished.err) == (0, "")
+    said = f"{path}: damaged, its checksum is another one; it is set aside as {newest.name}.damaged"
+    assert finished.out.splitlines()[:1] == [said]
+    assert f"resuming {run} at step {int(before.name[5:])} of 27" in finished.out
+    shutil.rmtree(newest.with_name(f"{newest.name}.damaged"))
+    assert_same_run(run, straight)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_damaged_best_is_made_again_from_its_checkpoint(straight, settings, tmp_path, damage, averaged):
+    run = tmp_path / "run"
+    if averaged:
+        straight = Path(train(Config(**settings, ema_decay=0.9, run_name=f"averaged, {damage}"))["run"])
+    shutil.copytree(straight, run)
+    if damage == "cut":
+        (run / "best" / "model.safetensors").write_bytes(b"")
+    else:
+        shutil.rmtree(run / "best")
+    finished = call_main("--resume", run)
+    assert (finished.status, finished.err) == (0, "")
+    assert "; it is made again from " in finished.out
+    shutil.rmtree(run / "best.damaged", ignore_errors=True)
+    assert_same_run(run, straight)
+
+
+def test_a_damaged_best_without_its_checkpoint_is_refused(straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    (run / "best" / "model.safetensors").write_bytes(b"")
+    step = json.loads((run / "best" / "metrics.json").read_text())["step"]
+    shutil.rmtree(run / "checkpoints" / f"step_{step:08d}")
+    before = tree(run)
+    assert_one_line(call_main("--resume", run), "best/model.safetensors: damaged", "so is its checkpoint; restore it")
+    assert {**tree(run), "x": 0} != before
+    assert (run / "best" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("event", [1, 4, 8])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(straight, settings, event, tmp_path):
+    config = Config(**settings, run_name=tmp_path.name)
+    run = Path(config.output_dir) / config.run_name
+
+    def work() -> None:
+        kill_at(event)
+        train(config)
+
+    assert in_child(work) == -signal.SIGKILL
+    if not run.exists():
+        train(config)
+    else:
+        finished = call_main("--resume", run)
+        assert (finished.status, finished.err) == (0, "")
+        assert f"resuming {run} at step 0 of 27" in finished.out
+    assert_same_run(run, straight)
+
+
+def test_another_machine_is_said_and_has_to_be_allowed(stopped):
+    """A thread more, and a checkpoint that another PyTorch wrote."""
     before = tree(stopped)
-    assert_one_line(call_main("--resume", stopped), "optimizer.safetensors: damaged, its checksum is another one")
-    assert tree(stopped) == before
+    finished = call_main("--resume", stopped, "--num_threads", "2")
+    try:
+        assert_one_line(finished, "num_threads 1 → 2", "add --allow_inexact_resume to go on all the same")
+        assert tree(stopped) == before
+        finished = call_main("--resume", stopped, "--num_threads", "2", "--allow_inexact_resume")
+        assert (finished.status, finished.err) == (0, "")
+        assert "resuming on another machine: num_threads 1 → 2; the result may differ" in finished.out
+    finally:
+        torch.set_num_threads(1)
+    assert "allow_inexact" not in (stopped / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["torch", "device", "hardware", "bf16"])
+def test_what_the_bits_depend_on_is_recorded(stopped, name, monkeypatch):
+    from him.training import workflow
+
+    def other(compute) -> dict:
+        return {**describe_machine(compute), name: "another"}
+
+    monkeypatch.setattr(workflow, "describe_machine", other)
+    assert_one_line(call_main("--resume", stopped), f"another machine than before ({name} ", " → another)")
+
+
+def test_two_processes_do_not_write_to_one_run(settings):
+    run = Path(settings["output_dir"]) / "shared"
+    process = ForkedMain(flags({**settings, "run_name": run.name}), lambda: slow_steps(0.2))
+    process.wait_for("step 2 begins")
+    assert_one_line(call_main("--resume", run), "another process writes to this run; wait for it, or stop it")
+    process.send_signal(signal.SIGINT)
+    assert process.finish().status == 130
+
+
+def test_a_signal_in_an_evaluation_puts_it_off(straight, settings):
+    """It may take minutes: nothing of it is kept, and the resumed run makes it anew."""
+    from him.tasks.squad import SquadTask
+
+    def hook() -> None:
+        evaluate = SquadTask.evaluate
+
+        def wait(*args, **kwargs):
+            print("evaluating", flush=True)
+            time.sleep(0.5)
+            return evaluate(*args, **kwargs)
+
+        SquadTask.evaluate = wait
+
+    run = Path(settings["output_dir"]) / "cut evaluation"
+    process = ForkedMain(flags({**settings, "run_name": run.name}), hook)
+    for _ in range(2):
+        process.wait_for("evaluating")
+    asked_at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    finished = process.finish()
+    assert (finished.status, finished.err) == (143, "")
+    assert time.monotonic() - asked_at < 0.45
+    checkpoint = Checkpoints(run / "checkpoints", 1).load_newest()
+    assert (checkpoint.step, checkpoint.state["loop"]["evaluation_due"]) == (18, True)
+    assert call_main("--resume", run).status == 0
+    assert_same_run(run, straight)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file", "strange"])
@@ -490,7 +638,7 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path, kind):
             (folder / name).mkdir()
             (folder / name / "dear.txt").write_text("?")
     before = tree(tmp_path)
-    said = "no such folder; name a run" if kind in ("missing", "file") else "no checkpoint to resume from"
+    said = "no such folder; name a run" if kind in ("missing", "file") else "no run there (it has no config.json)"
     assert_one_line(call_main("--resume", folder), said)
     assert tree(tmp_path) == before
 
@@ -517,7 +665,9 @@ def test_in_python_a_signal_is_an_exception(settings, monkeypatch):
 
 def test_weights_differ_from_step_to_step(straight):
     """Or equal weights at the end would prove nothing."""
-    first, last = (load_tensors(path / "model.safetensors") for path in Checkpoints(straight / "checkpoints", 1).list())
+    first, *_, last = (
+        load_tensors(path / "model.safetensors") for path in Checkpoints(straight / "checkpoints", 1).list()
+    )
     assert any(not torch.equal(first[name], last[name]) for name in first)
 
 

@@ -1,5 +1,6 @@
 """The training loop: learning on real batches, and its decisions on a toy task whose metrics are written out."""
 
+import dataclasses
 import json
 import math
 import os
@@ -19,8 +20,10 @@ from him.config import Config
 from him.errors import CheckpointError, HimError
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training.checkpoint import Checkpoints, load_tensors
+from him.training.gradients import Gradients, step_seed
+from him.training.loop_state import LoopState
 from him.training.optimization import lr_at
-from him.training.trainer import LoopState, Trainer, step_seed
+from him.training.trainer import Trainer
 from tests.small_runs import new_trainer, records, scalar_series, small_settings
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -87,7 +90,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(settings, tmp_path, 
         trainer = new_trainer({**settings, **EXACT, "micro_batch_size": size}, tmp_path / str(size))
         trainer._start_epoch()
         trainer.model.train()
-        loss, accuracy, num_tokens = trainer._forward_backward(trainer.batches[0])
+        loss, accuracy, num_tokens = trainer.gradients.add_up(trainer.batches[0], 0)
         assert num_tokens == trainer.task.train_lengths[trainer.batches[0]].sum()
         assert loss.count == accuracy.count == 16
         gradients.append({name: p.grad for name, p in trainer.model.named_parameters()} | {"": torch.tensor(loss.mean)})
@@ -139,7 +142,7 @@ class ToyTask(Task):
         self.values = list(values)
         self.evaluated: list[Tensor] = []
         self.bad_steps: dict[int, float] = {}
-        self.num_losses = 0
+        self.steps_made = lambda: 0
 
     def save(self, folder: Path) -> None:
         (folder / "task.json").write_text("{}")
@@ -165,9 +168,8 @@ class ToyTask(Task):
         return len(batch["x"])
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        self.num_losses += 1
         errors = (model(batch["x"])[:, 0] - batch["y"]).square()
-        factor = self.bad_steps.get(self.num_losses, 1.0)
+        factor = self.bad_steps.get(self.steps_made() + 1, 1.0)
         return LossSums(errors.sum() * factor, len(errors), (errors < 0.1).sum())
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
@@ -184,7 +186,9 @@ def toy(folder: Path, values: list[float], checkpoint=None, **settings) -> Train
     task = ToyTask(values)
     folder.mkdir(exist_ok=True)
     config = task.resolve(Config(**settings))
-    return Trainer(task, config, folder, CPU, task.build_model(), checkpoint)
+    trainer = Trainer(task, config, folder, CPU, task.build_model(), checkpoint)
+    task.steps_made = lambda: trainer.state.step
+    return trainer
 
 
 def last_checkpoint(trainer: Trainer):
@@ -231,14 +235,14 @@ def test_recorded_loss_is_the_mean_over_all_targets_since_the_last_record(tmp_pa
 def test_rate_and_norm_are_recorded_as_they_were_used(tmp_path):
     trainer = toy(tmp_path, [1.0] * 4, max_grad_norm=0.001)
     norms = []
-    original = nn.utils.clip_grad_norm_
+    original = nn.utils.clip_grads_with_norm_
 
-    def clip(parameters, most):
+    def clip(parameters, most, norm):
         parameters = list(parameters)
         norms.append(float(torch.cat([p.grad.flatten() for p in parameters]).norm()))
-        return original(parameters, most)
+        return original(parameters, most, norm)
 
-    with mock.patch.object(nn.utils, "clip_grad_norm_", clip):
+    with mock.patch.object(nn.utils, "clip_grads_with_norm_", clip):
         trainer.fit()
     series = scalar_series(tmp_path)
     assert series["Gradient_Norm/train"] == [(step, pytest.approx(norms[step - 1], rel=1e-5)) for step in (2, 4, 6, 8)]
@@ -348,7 +352,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tmp_path, capsys, factor):
     assert all(torch.equal(one, other) for one, other in zip(before, snapshot(trainer), strict=True))
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"step 3: loss {factor:.4g}, gradient norm ")
-    assert line.endswith("; the update is not made")
+    assert line.endswith("; first not finite: the loss for training examples 0, 1, 2, 3; the update is not made")
     assert trainer.state.refused_in_a_row == 1
     trainer.state.step += 1
     trainer.train_step()
@@ -366,7 +370,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path, capsys, value):
     trainer.train_step()
     hook.remove()
     assert all(torch.equal(one, other) for one, other in zip(before, snapshot(trainer), strict=True))
-    assert f"gradient norm {value:.4g}; the update is not made" in capsys.readouterr().out
+    said = f"gradient norm {value:.4g}; first not finite: the gradient of bias for training "
+    assert said in capsys.readouterr().out
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
@@ -380,14 +385,23 @@ def test_refused_steps_count_in_no_mean_and_are_null_in_the_records(tmp_path):
     assert math.isfinite(found[4, "Gradient_Norm/train"])
 
 
-def test_five_in_a_row_end_the_run_and_no_file_holds_a_nan(tmp_path):
-    trainer = toy(tmp_path, [1.0] * 9, ema_decay=0.5, save_every_steps=1, keep_checkpoints=100)
-    trainer.task.bad_steps = {2: math.nan} | dict.fromkeys(range(6, 20), math.nan)
-    message = r"^step 10: 5 updates in a row were not finite; lower --learning_rate \(0\.01\), raise --warmup_share, or"
+def test_five_in_a_row_go_back_once_then_end_the_run_and_no_file_holds_a_nan(tmp_path, capsys):
+    trainer = toy(tmp_path, [1.0] * 9, ema_decay=0.5, save_every_steps=4, keep_checkpoints=100)
+    trainer.task.bad_steps = {2: math.nan} | dict.fromkeys(range(9, 20), math.nan)
+    message = (
+        r"^step 17: the loss for training examples [0-7, ]+ is not finite, again after going back once with a lower "
+        r"rate; lower --learning_rate \(0\.01\), raise --warmup_share, or use --precision fp32; the checkpoints in .* "
+        r"are finite$"
+    )
+    trainer.config = dataclasses.replace(trainer.config, schedule="constant", warmup_share=0.0)
     with pytest.raises(HimError, match=message):
         trainer.fit()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "back" in line] == ["back to step 12; from here on 0.5 of the learning rate"]
+    rates = dict(scalar_series(tmp_path)["Learning_Rate"])
+    assert (rates[12], rates[14]) == (pytest.approx(0.01), pytest.approx(0.005))
     files = list(tmp_path.rglob("*.safetensors"))
-    assert len(files) == 3 * 9 + 1
+    assert len(files) >= 3 * 7 + 1
     for path in files:
         assert all(torch.isfinite(tensor).all() for tensor in load_tensors(path).values()), path
     # What was recorded up to then is on the disk: it shows why.
@@ -448,8 +462,6 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     ],
 )
 def test_long_batches_are_cut(given, longest, expected):
-    trainer = object.__new__(Trainer)
-    trainer.config = Config(batch_size=8, **given)
-    trainer.compute = Compute(torch.device("cpu"), bf16=False)
-    trainer.task = SimpleNamespace(train_lengths=np.array([10] * 7 + [longest]))
-    assert trainer._micro_batch_size(np.arange(8)) == expected
+    task = SimpleNamespace(train_lengths=np.array([10] * 7 + [longest]))
+    gradients = Gradients(task, Config(batch_size=8, **given), CPU, nn.Linear(2, 1), str)
+    assert gradients.micro_batch_size(np.arange(8)) == expected

@@ -1,0 +1,139 @@
+"""The gradients of a batch: in as many passes as memory needs, and where they came from if they are not finite."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from him.compute import Compute
+from him.config import Config
+from him.errors import HimError
+from him.metrics.running import RunningMean
+from him.tasks.base import Task
+from him.training.faults import find_culprit, is_out_of_memory
+
+CPU_TOKENS = 6144  # 2,080 MB -> 1,360 MB for batches of 32 SQuAD windows, at the same speed
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of one step's dropout: a pure function of (seed, step), so that a resumed run draws the same masks."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Gradients:
+    """Forward and backward passes of a batch, cut into micro-batches that fit into memory.
+
+    Attributes:
+        most_tokens: in a pass, since memory ran out with more; None if it never did.
+
+    Args:
+        task: with its training data.
+        config, compute: how a pass is made.
+        model: whose gradients are added up.
+        say: prints a line.
+    """
+
+    def __init__(
+        self, task: Task, config: Config, compute: Compute, model: nn.Module, say: Callable[[str], None]
+    ) -> None:
+        self.task = task
+        self.config = config
+        self.compute = compute
+        self.model = model
+        self.say = say
+        self.most_tokens: int | None = None
+
+    def add_up(self, examples: np.ndarray, step: int) -> tuple[RunningMean, RunningMean, int]:
+        """Leaves the gradients of a batch in the model's parameters.
+
+        Where memory runs out, the micro-batches are halved from then on: the gradients stay the same, but for the order
+        of sums and the masks of dropout.
+
+        Args:
+            examples: numbers of the batch's training examples.
+            step: updates made so far; decides the dropout.
+
+        Returns:
+            Loss and accuracy over all targets, and the number of tokens.
+
+        Raises:
+            HimError: a single example is too large for the memory.
+        """
+        while True:
+            torch.manual_seed(step_seed(self.config.seed, step))
+            try:
+                return self._accumulate(examples)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Here, where the error's frames no longer hold the tensors of the pass.
+            self.model.zero_grad(set_to_none=True)
+            if self.compute.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._halve(examples, step)
+
+    def _accumulate(self, examples: np.ndarray) -> tuple[RunningMean, RunningMean, int]:
+        """Adds up the gradients; the sum over all targets is divided once, by their number."""
+        batches = [self.task.train_batch(part) for part in self._micro_batches(examples)]
+        loss, accuracy = RunningMean(), RunningMean()
+        num_targets = sum(self.task.num_targets(batch) for batch in batches)
+        for batch in batches:
+            with self.compute.autocast():
+                sums = self.task.loss(self.model, self.compute.to_device(batch))
+            (sums.loss / num_targets).backward()
+            loss.add(float(sums.loss.detach()), sums.num_targets)
+            accuracy.add(float(sums.num_correct), sums.num_targets)
+        return loss, accuracy, sum(int(batch["attention_mask"].sum()) for batch in batches)
+
+    def _micro_batches(self, examples: np.ndarray) -> list[np.ndarray]:
+        return np.array_split(examples, math.ceil(len(examples) / self.micro_batch_size(examples)))
+
+    def micro_batch_size(self, examples: np.ndarray) -> int:
+        """Examples per forward pass; a batch of long ones is cut, on a CPU without being asked."""
+        most_tokens = self.config.micro_batch_tokens
+        if most_tokens is None:
+            most_tokens = CPU_TOKENS if self.compute.device.type == "cpu" else math.inf
+        fitting = min(most_tokens, self.most_tokens or math.inf) / int(self.task.train_lengths[examples].max())
+        return max(1, int(min(fitting, self.config.micro_batch_size or len(examples))))
+
+    def _halve(self, examples: np.ndarray, step: int) -> None:
+        """Remembers that a pass may have half of the tokens that it had with these examples."""
+        rows, longest = self.micro_batch_size(examples), int(self.task.train_lengths[examples].max())
+        if rows == 1:
+            raise HimError(
+                f"step {step + 1}: out of memory with a single example of {longest} tokens; lower --max_seq_len, "
+                "--embed_dim or --num_encoder_layers"
+            )
+        self.most_tokens = rows // 2 * longest
+        self.say(
+            f"step {step + 1}: out of memory with {rows} examples of up to {longest} tokens in a pass; from here on "
+            f"{rows // 2} at a time, with as many more passes before each update"
+        )
+
+    def try_longest_batch(self, step: int) -> None:
+        """Makes the passes that need the most memory first, so that a lack of it shows now and not after hours."""
+        longest = np.argsort(-self.task.train_lengths, kind="stable")[: self.config.batch_size]
+        self.model.train()
+        self.add_up(longest, step)
+        self.model.zero_grad(set_to_none=True)
+
+    def culprit(self, examples: np.ndarray, step: int, loss_is_finite: bool) -> str:
+        """What was the first to be not finite in a step; repeats its forward pass, with the same dropout.
+
+        Args:
+            examples, step: of the step, whose gradients are still there.
+            loss_is_finite: whether its loss was.
+        """
+        torch.manual_seed(step_seed(self.config.seed, step))
+        micro_batches = self._micro_batches(examples)
+        batches = [self.compute.to_device(self.task.train_batch(part)) for part in micro_batches]
+
+        def forward(batch: dict[str, Tensor]) -> None:
+            with self.compute.autocast():
+                self.task.loss(self.model, batch)
+
+        parts = [(self.task.places(part), batch) for part, batch in zip(micro_batches, batches, strict=True)]
+        gradients = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
+        return find_culprit(self.model, parts, forward, loss_is_finite, gradients)
