@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 REQUIREMENTS := requirements.txt requirements-models.txt
 
-.PHONY: quickstart test test-all lint format clean
+.PHONY: quickstart test test-all torture lint format clean
 
 # Trains on the built-in data for about a minute, then answers a question.
 quickstart: $(VENV)/installed
@@ -17,6 +17,10 @@ test: $(VENV)/installed-dev
 
 test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -m ""
+
+# The test bench of what HIM promises about faults, at its full size; prints the figures.
+torture: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q -m "" --torture tests/reliability
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -15,6 +15,14 @@ from him.model.initialization import initialize
 from him.model.question_answering import QuestionAnsweringModel
 from him.tokenization import SPECIAL_TOKENS
 
+pytest_plugins = ["tests.offline.plugin"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--torture`: the test bench of `tests/reliability` at its full size, as in `make torture`."""
+    parser.addoption("--torture", action="store_true", help="tests/reliability at its full size")
+
+
 PIECES = "who sat the cat ##s on red mat . ? dog ran a in ##ting".split()  # ids from 5 on
 
 
