@@ -12,10 +12,10 @@ from him.data.text_files import one_line
 from him.errors import HimError
 from him.flags import Parser
 from him.interruption import signal_of, stopping
-from him.training.files import NO_SPACE
+from him.training.files import FAILING, NO_SPACE
 
 MOST_CHARACTERS = 1500  # of an error
-EXPECTED = (*NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+EXPECTED = (*NO_SPACE, *FAILING, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def run_command(command: Callable[[], int | None], prog: str) -> int:

@@ -1,12 +1,16 @@
 """Where and in which number format a model is computed: device, precision, threads, memory of the process."""
 
 import ctypes
+import gc
 import math
 import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +20,9 @@ from him.errors import ConfigError
 # mallopt(3): parameters and the values that keep freed memory in the process.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 LARGEST_INT = 2**31 - 1
+# How the CPU's allocator, oneDNN, C++ and cuBLAS say it.
+OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "std::bad_alloc", "STATUS_ALLOC_FAILED")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,42 @@ def keep_freed_memory() -> None:
         return
     mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
     mallopt(M_MMAP_MAX, 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU or the machine has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def release_memory() -> None:
+    """Gives back what a pass that failed has left, as far as nothing refers to it any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def in_parts(numbers: np.ndarray, work: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
+    """Does work for a batch of examples; where memory runs out, for its halves one after the other.
+
+    Args:
+        numbers: of the examples.
+        work: for all of these, or some.
+
+    Yields:
+        The numbers worked on, and what came of it.
+    """
+    try:
+        done = work(numbers)
+    except (RuntimeError, MemoryError) as error:
+        if len(numbers) == 1 or not is_out_of_memory(error):
+            raise
+    else:
+        yield numbers, done
+        return
+    release_memory()
+    for half in np.array_split(numbers, 2):
+        yield from in_parts(half, work)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], None]
+_came: list[int] = []  # the signal that `stopping` has raised `Stopped` for
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,6 +29,12 @@ class Stopped(KeyboardInterrupt):
 def signal_of(error: KeyboardInterrupt) -> int:
     """The signal that an exception tells of."""
     return getattr(error, "signal", signal.SIGINT)
+
+
+def heed() -> None:
+    """Raises `Stopped` again if it was lost on its way, as in C code that clears errors; called between the stages."""
+    if _came:
+        raise Stopped(_came[0])
 
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> None:
@@ -56,25 +64,38 @@ def handled_by(handler: Handler) -> Iterator[None]:
 @contextmanager
 def stopping() -> Iterator[None]:
     """While entered, the first signal raises `Stopped`; a second Ctrl-C ends the process."""
-    came = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if came and number == signal.SIGINT:
+        if _came and number == signal.SIGINT:
             exit_at_once(number)
-        if not came:
-            came = True
+        if not _came:
+            _came.append(number)
             raise Stopped(number)
 
-    with handled_by(stop):
-        yield
+    def send_again(unraisable: Any) -> None:
+        """Where Python drops errors, as in callbacks of its import system, the signal comes once more."""
+        if isinstance(unraisable.exc_value, Stopped):
+            _came.clear()
+            again = threading.Timer(0.05, os.kill, (os.getpid(), unraisable.exc_value.signal))
+            again.daemon = True
+            again.start()
+        else:
+            before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, send_again
+    try:
+        with handled_by(stop):
+            yield
+    finally:
+        sys.unraisablehook = before
+        _came.clear()
 
 
 class Interruption:
     """While entered, remembers the first signal in `.signal` instead of dying of it; a second Ctrl-C still kills."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.signal: int | None = _came[0] if _came else None
         self._may_cut = False
         self._handling = handled_by(self._remember)
 

@@ -281,6 +281,36 @@ def scalar_series(run: Path) -> dict[str, list[tuple[int, float | None]]]:
     }
 
 
+def assert_same_run(run: Path, expected: Path, was_stopped: bool = False) -> None:
+    """Bit for bit the same weights, moments, loop states, records, event series and predictions, and no leftovers.
+
+    What depends on the clock, on the run's name or on its folder is left out. A run that was stopped by a signal saved
+    then too, so that an older one of the checkpoints that are kept may be of another step.
+    """
+    events = "events.out.tfevents."
+    names, expected_names = (
+        {name for name in tree(folder) if not Path(name).name.startswith(events)} for folder in (run, expected)
+    )
+    odd = names ^ expected_names
+    if was_stopped:
+        newest = {max(name for name in each if "checkpoints/step_" in name) for each in (names, expected_names)}
+        assert len(newest) == 1, newest
+        odd = {name for name in odd if "checkpoints/step_" not in name}
+    assert not odd, odd
+    for name in sorted(names & expected_names):
+        path, other = run / name, expected / name
+        if path.is_dir() or path.name in ("checksums.json", "command.txt", "config.json"):
+            continue
+        if path.name == "metrics.jsonl":
+            assert exact_records(path.parent) == exact_records(other.parent), name
+            assert scalar_series(path.parent) == scalar_series(other.parent), name
+        elif path.name == "state.json":
+            states = [json.loads(each.read_text()) for each in (path, other)]
+            assert {**states[0], "config": None} == {**states[1], "config": None}, name
+        else:
+            assert path.read_bytes() == other.read_bytes(), name
+
+
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Every path below a folder with its content: to see that nothing was touched."""
     return {

@@ -36,7 +36,7 @@ from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
 from him.errors import CheckpointError
-from him.interruption import signal_of
+from him.interruption import heed, signal_of
 from him.model.embeddings import hold_in_bf16
 from him.options import CompressionOptions
 from him.tasks.base import Task
@@ -174,6 +174,7 @@ class _Compression:
 
     def _once(self, stage: str, work: Callable[[], dict[str, float]]) -> None:
         """Does a stage, unless it is done, and notes its metrics."""
+        heed()
         if stage in self.progress["metrics"]:
             return
         remove_leftovers(self.part / stage)

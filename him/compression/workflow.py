@@ -91,6 +91,7 @@ def _config(run: Path, changes: Mapping[str, Any]) -> Config:
         raise CheckpointError(f"{run}: no finished model there; train the run first, or go on with --resume")
     check_writable(run)
     best = stage_folder(run, TRAINED)
+    check_model(best)
     of_run = Config.load(best / "config.json").to_dict()
     config = Config(**{**of_run, **changes})
     check_places(run, config, changes)
@@ -99,9 +100,10 @@ def _config(run: Path, changes: Mapping[str, Any]) -> Config:
 
 def _prepare(run: Path, config: Config) -> tuple[Task, Compute]:
     best = stage_folder(run, TRAINED)
-    check_model(best)
     compute = choose_compute(config)
     keep_freed_memory()
+    if not (run / "predictions.json").is_file():  # written when training has ended
+        print(f"{run}: its training has not ended; this is its best model so far", flush=True)
     task = task_class(config.task_type).prepare(config, tokenizer_folder=best)
     for note in task.notes:
         print(note, flush=True)

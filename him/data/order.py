@@ -20,12 +20,10 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     """
     random = np.random.default_rng((seed, epoch))
     shuffled = random.permutation(len(lengths))
-    batches = []
-    for pool_start in range(0, len(shuffled), batch_size * POOL_BATCHES):
-        pool = shuffled[pool_start : pool_start + batch_size * POOL_BATCHES]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[start : start + batch_size] for start in range(0, len(pool), batch_size)]
-    return [batches[number] for number in random.permutation(len(batches))]
+    pools = np.arange(len(lengths)) // (batch_size * POOL_BATCHES)
+    ordered = shuffled[np.lexsort((lengths[shuffled], pools))]
+    starts = batch_size * random.permutation(-(-len(lengths) // batch_size))
+    return [ordered[start : start + batch_size] for start in starts.tolist()]
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from him.attention_maps import AttentionExample
-from him.compute import Compute
+from him.compute import Compute, in_parts
 from him.config import Config
 from him.data.corpus import PreparedCorpus, TokenText, encode_documents, load_corpus, prepare_corpus
 from him.data.corpus_sources import read_documents
@@ -28,7 +28,7 @@ from him.metrics.running import RunningMean, perplexity
 from him.model.generation import generate, stream
 from him.model.initialization import initialize
 from him.model.language_model import LanguageModel
-from him.tasks.base import Evaluation
+from him.tasks.base import Evaluation, LossSums
 from him.tasks.building import build_embedding, build_encoder, cache_folder, given_tokenizer
 from him.tasks.generative import WritingTask, WrittenText, decoder_of, evenly_spread
 from him.tokenization import SEP, decode, parse_tokenizer, plain_text_tokenizer, special_id
@@ -180,11 +180,14 @@ class LanguageModelingTask(WritingTask):
         length = self.config.max_seq_len
         batch_size = max(1, SCORING_TOKENS // length)
         for batch in scoring_windows(ids, length, self.config.eval_stride or length, batch_size):
-            batch = compute.to_device(batch)
-            with compute.autocast():
-                sums = self.loss(model, batch)
-            loss.add(sums.loss, sums.num_targets)
-            accuracy.add(sums.num_correct, sums.num_targets)
+
+            def measure(rows: np.ndarray, batch: dict[str, Tensor] = batch) -> LossSums:
+                with compute.autocast():
+                    return self.loss(model, compute.to_device({name: each[rows] for name, each in batch.items()}))
+
+            for _, sums in in_parts(np.arange(len(batch["input_ids"])), measure):
+                loss.add(sums.loss, sums.num_targets)
+                accuracy.add(sums.num_correct, sums.num_targets)
         return loss, accuracy
 
     def _sampling(self) -> Config:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from him.compute import Compute
+from him.compute import Compute, in_parts
 from him.data.order import evaluation_batches
 from him.data.spans import SpanCandidate, best_spans
 from him.data.squad_batches import SquadBatches
@@ -84,10 +84,14 @@ def answer_all(
     candidates: list[list[SpanCandidate]] = [[] for _ in range(len(features.questions))]
     null_scores = np.full(len(candidates), math.inf)
     loss, accuracy = RunningMean(), RunningMean()
-    for windows in evaluation_batches(features.lengths, EVALUATION_BATCH):
+
+    def read(windows: np.ndarray) -> tuple[dict[str, Tensor], SpanOutput]:
         batch = compute.to_device(batches.batch(windows))
         with compute.autocast():
-            output = model(batch)
+            return batch, model(batch)
+
+    cut = evaluation_batches(features.lengths, EVALUATION_BATCH)
+    for windows, (batch, output) in (part for whole in cut for part in in_parts(whole, read)):
         sums = span_loss(output, batch)
         loss.add(float(sums.loss), sums.num_targets)
         accuracy.add(float(sums.num_correct), sums.num_targets)

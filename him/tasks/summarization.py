@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from him.attention_maps import AttentionExample
-from him.compute import Compute
+from him.compute import Compute, in_parts
 from him.config import Config
 from him.data.cache import content_digest
 from him.data.order import evaluation_batches
@@ -28,7 +28,7 @@ from him.metrics.running import RunningMean, perplexity
 from him.model.generation import generate
 from him.model.initialization import initialize
 from him.model.summarization import SummarizationModel
-from him.tasks.base import Evaluation
+from him.tasks.base import Evaluation, LossSums
 from him.tasks.building import bertscore_notes, build_embedding, build_encoder, cache_folder, given_tokenizer
 from him.tasks.generative import WritingTask, WrittenText, decoder_of, evenly_spread
 from him.tokenization import CLS, PAD, SEP, decode, parse_tokenizer, special_id
@@ -217,10 +217,14 @@ class SummarizationTask(WritingTask):
     @torch.inference_mode()
     def _measure(self, model: nn.Module, compute: Compute, batches: PairBatches) -> tuple[RunningMean, RunningMean]:
         loss, accuracy = RunningMean(), RunningMean()
-        for numbers in evaluation_batches(batches.lengths, 2 * GENERATION_BATCH):
+
+        def measure(numbers: np.ndarray) -> LossSums:
             batch = compute.to_device(batches.batch(numbers))
             with compute.autocast():
-                sums = self.loss(model, batch)
+                return self.loss(model, batch)
+
+        cut = evaluation_batches(batches.lengths, 2 * GENERATION_BATCH)
+        for _, sums in (part for whole in cut for part in in_parts(whole, measure)):
             loss.add(sums.loss, sums.num_targets)
             accuracy.add(sums.num_correct, sums.num_targets)
         return loss, accuracy
@@ -233,11 +237,14 @@ class SummarizationTask(WritingTask):
         uncut = batches.features.documents.lengths
         written: dict[int, WrittenText] = {}
         lengths = batches.document_lengths[np.asarray(numbers, np.int64)]
-        for places in evaluation_batches(lengths, GENERATION_BATCH):
-            chosen = [numbers[place] for place in places]
+
+        def write(places: np.ndarray) -> list[list[int]]:
             with compute.autocast():
-                texts = generate(model, [batches.prompt(number) for number in chosen], decoder)
-            for number, ids in zip(chosen, texts, strict=True):
+                return generate(model, [batches.prompt(numbers[place]) for place in places], decoder)
+
+        cut = evaluation_batches(lengths, GENERATION_BATCH)
+        for places, texts in (part for whole in cut for part in in_parts(whole, write)):
+            for number, ids in zip([numbers[place] for place in places], texts, strict=True):
                 text = decode(self.tokenizer, ids).strip()
                 written[number] = WrittenText(text, len(ids), max(0, int(uncut[number]) - batches.document_room))
         return [written[number] for number in numbers]

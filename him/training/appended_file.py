@@ -1,9 +1,10 @@
 """A file that grows, and that a full disk leaves as it was."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from him.training.files import cannot_write
+from him.training.files import cannot_write, sync
 
 
 class AppendedFile:
@@ -15,6 +16,7 @@ class AppendedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
+        sync(path.parent)  # or a power cut could take its name, whatever is flushed into it
         self._size = path.stat().st_size
         self._waiting = bytearray()
 
@@ -33,13 +35,16 @@ class AppendedFile:
             CannotWrite: there is no space, or the disk fails; the file is as it was, and what was collected stays.
         """
         try:
+            if os.fstat(self._file.fileno()).st_size > self._size:  # what an earlier call could not take back
+                self._file.truncate(self._size)
             written = 0
             while written < len(self._waiting):
                 written += os.write(self._file.fileno(), memoryview(self._waiting)[written:])
             if to_disk:
                 os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(self._size)
+            with suppress(OSError):  # of a disk that fails altogether
+                self._file.truncate(self._size)
             raise cannot_write(error, self.path, len(self._waiting)) from None
         self._size += len(self._waiting)
         self._waiting = bytearray()

@@ -1,8 +1,10 @@
 """Checkpoints: folders of safetensors and JSON that hold all that an exact resume needs. No pickle anywhere."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +100,13 @@ class Checkpoints:
 
     def remove_surplus(self, best_step: int | None = None) -> None:
         """Removes the checkpoints that are too many, and what killed writers left."""
-        surplus = [path for path in self.list()[: -self.num_kept] if path != self.path_of(best_step or 0)]
-        for old in [*surplus, *self.folder.glob(".step_*")]:
-            if not old.is_symlink():
-                shutil.rmtree(old, ignore_errors=True)
+        for path in self.list()[: -self.num_kept]:
+            if path != self.path_of(best_step or 0):
+                with suppress(OSError):  # the next save tries again
+                    os.rename(path, path.with_name(f".{path.name}-surplus"))  # a part of one would look damaged
+        for left in self.folder.glob(".step_*"):
+            if not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
 
     def list(self) -> list[Path]:
         """Folders of whole checkpoints, oldest first."""

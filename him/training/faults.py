@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from, and whether it was memory that ran out."""
+"""Where a number that is not finite came from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,17 +30,15 @@ def find_culprit(
     loss_is_finite: bool,
     gradients: Mapping[str, Tensor],
 ) -> str:
-    """Says what was the first to be not finite in a step: a weight, an input, the output of a layer, or a gradient.
+    """Says what was the first to be not finite in a step: an input, the output of a layer, the loss, or a gradient.
 
     Args:
-        model: as it was in the step.
+        model: as it was in the step; its weights are finite.
         parts: the micro-batches of the step with the numbers of their examples.
         forward: computes the loss of one of them in the way of the step.
         loss_is_finite: whether the step's was.
         gradients: of the step, by parameter name, in the order of the forward pass.
     """
-    if name := first_not_finite(model.state_dict()):
-        return f"the weights {name}"
     for examples, batch in parts:
         if name := first_not_finite(batch):
             return f"the input {name} of {_named(_bad_rows(batch[name], examples))}"
@@ -49,11 +47,11 @@ def find_culprit(
             name, output = found
             return f"the output of {name} for {_named(_bad_rows(output, examples))}"
     of_batch = f"for {_named(np.concatenate([examples for examples, _ in parts]))}"
-    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
-    if not (loss_is_finite and bad):
+    if not loss_is_finite:
         return f"the loss {of_batch}"
+    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
     # The backward pass goes from the last layer to the first.
-    return f"the gradient of {bad[-1]} {of_batch}"
+    return f"the gradient of {bad[-1]} {of_batch}" if bad else f"the norm of all gradients {of_batch}"
 
 
 def _first_bad_layer(model: nn.Module, forward: Callable[[], Any]) -> tuple[str, Tensor] | None:
@@ -86,14 +84,8 @@ def _bad_rows(tensor: Tensor, examples: np.ndarray) -> np.ndarray:
 
 
 def _named(examples: np.ndarray) -> str:
-    """Examples by their numbers in the training data, counted from 0."""
-    more = f" and {len(examples) - SHOWN} more" if len(examples) > SHOWN else ""
-    plural = "s" if len(examples) > 1 else ""
-    return f"training example{plural} {', '.join(map(str, examples[:SHOWN].tolist()))}{more}"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a GPU or the machine has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    """Examples by their numbers in the training data, counted from 0, each once."""
+    numbers = list(dict.fromkeys(examples.tolist()))
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    plural = "s" if len(numbers) > 1 else ""
+    return f"training example{plural} {', '.join(map(str, numbers[:SHOWN]))}{more}"

@@ -50,13 +50,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None], num_bytes: int = 0)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fill(aside)
         write_checksums(aside)
-        for path in aside.iterdir():
-            _flush(path)
-        _flush(aside)
+        sync_folder(aside)
         if folder.exists():
             os.rename(folder, old)
         os.rename(aside, folder)
-        _flush(folder.parent)
+        sync(folder.parent)
     except BaseException as error:
         with suppress(OSError):  # a disk that fails may fail here too; whoever reads looks for what is left
             remove_leftovers(folder)
@@ -114,8 +112,7 @@ def verify_folder(folder: Path, others_allowed: bool = False) -> None:
         CheckpointError: a file is missing, changed or unknown.
     """
     try:
-        text = (folder / CHECKSUMS).read_text(encoding="utf-8")
-        sums = json.loads(text)
+        text, sums = _read_checksums(folder)
         if text != _checksums_text(sums):
             raise CheckpointError(f"{folder / CHECKSUMS}: damaged, it is not as it was written")
         present = {path.name for path in folder.iterdir()} - {CHECKSUMS}
@@ -129,6 +126,15 @@ def verify_folder(folder: Path, others_allowed: bool = False) -> None:
                 raise CheckpointError(f"{folder / name}: damaged, its checksum is another one")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from None
+
+
+def _read_checksums(folder: Path) -> tuple[str, Any]:
+    path = folder / CHECKSUMS
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from None
 
 
 def write_checksums(folder: Path) -> None:
@@ -179,16 +185,45 @@ def checksum(path: Path) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON aside and renames it into place."""
+    """Writes JSON as `write_file` does."""
+    write_file(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file aside, waits until the disk has it, and renames it into place."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        with _named(path):
+            aside.write_bytes(content)
+        sync(aside)
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
-def _flush(path: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Waits until the files of a folder, and their names, are on the disk."""
+    for path in (*folder.iterdir(), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
     """Waits until a file's content, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with _named(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Puts the name of a file into errors of writing and flushing, which have none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from him.compute import Compute
+from him.compute import Compute, is_out_of_memory, release_memory
 from him.config import Config
+from him.data.order import bucket_length
 from him.errors import HimError
 from him.metrics.running import RunningMean
 from him.tasks.base import Task
-from him.training.faults import find_culprit, is_out_of_memory
+from him.training.faults import find_culprit
 
 CPU_TOKENS = 6144  # 2,080 MB -> 1,360 MB for batches of 32 SQuAD windows, at the same speed
 
@@ -26,7 +27,7 @@ class Gradients:
     """Forward and backward passes of a batch, cut into micro-batches that fit into memory.
 
     Attributes:
-        most_tokens: in a pass, since memory ran out with more; None if it never did.
+        most_tokens: in a pass, padding included, since memory ran out with more; None if it never did.
 
     Args:
         task: with its training data.
@@ -68,11 +69,11 @@ class Gradients:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                said = " ".join(str(error).split())[:200] or type(error).__name__
             # Here, where the error's frames no longer hold the tensors of the pass.
             self.model.zero_grad(set_to_none=True)
-            if self.compute.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._halve(examples, step)
+            release_memory()
+            self._halve(examples, step, said)
 
     def _accumulate(self, examples: np.ndarray) -> tuple[RunningMean, RunningMean, int]:
         """Adds up the gradients; the sum over all targets is divided once, by their number."""
@@ -95,18 +96,25 @@ class Gradients:
         most_tokens = self.config.micro_batch_tokens
         if most_tokens is None:
             most_tokens = CPU_TOKENS if self.compute.device.type == "cpu" else math.inf
-        fitting = min(most_tokens, self.most_tokens or math.inf) / int(self.task.train_lengths[examples].max())
+        fitting = most_tokens / int(self.task.train_lengths[examples].max())
+        if self.most_tokens is not None:
+            fitting = min(fitting, self.most_tokens / self._row_length(examples))
         return max(1, int(min(fitting, self.config.micro_batch_size or len(examples))))
 
-    def _halve(self, examples: np.ndarray, step: int) -> None:
+    def _row_length(self, examples: np.ndarray) -> int:
+        """Tokens that a row of a batch has room for: no later batch may need more memory than one that fitted."""
+        longest = int(self.task.train_lengths[examples].max())
+        return bucket_length(longest, self.config.max_seq_len or longest)
+
+    def _halve(self, examples: np.ndarray, step: int, said: str) -> None:
         """Remembers that a pass may have half of the tokens that it had with these examples."""
         rows, longest = self.micro_batch_size(examples), int(self.task.train_lengths[examples].max())
         if rows == 1:
             raise HimError(
-                f"step {step + 1}: out of memory with a single example of {longest} tokens; lower --max_seq_len, "
-                "--embed_dim or --num_encoder_layers"
+                f"step {step + 1}: out of memory with a single example of {longest} tokens ({said}); lower "
+                "--max_seq_len, --embed_dim or --num_encoder_layers"
             )
-        self.most_tokens = rows // 2 * longest
+        self.most_tokens = rows // 2 * self._row_length(examples)
         self.say(
             f"step {step + 1}: out of memory with {rows} examples of up to {longest} tokens in a pass; from here on "
             f"{rows // 2} at a time, with as many more passes before each update"
@@ -120,7 +128,7 @@ class Gradients:
         self.model.zero_grad(set_to_none=True)
 
     def culprit(self, examples: np.ndarray, step: int, loss_is_finite: bool) -> str:
-        """What was the first to be not finite in a step; repeats its forward pass, with the same dropout.
+        """What was the first to be not finite in a step with finite weights; repeats its forward pass, dropout too.
 
         Args:
             examples, step: of the step, whose gradients are still there.

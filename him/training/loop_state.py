@@ -1,5 +1,6 @@
 """Where the training loop stands: everything about it that a checkpoint holds."""
 
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ from him.errors import CheckpointError
 from him.metrics.running import RunningMean
 
 SUMS = ("since_log", "since_epoch")
+LARGEST_COUNT = 2**53  # a float holds it
 
 
 def new_means() -> dict[str, RunningMean]:
@@ -59,15 +61,33 @@ class LoopState:
         Raises:
             CheckpointError: it is something else.
         """
+        kinds = typing.get_type_hints(cls)
+        if not isinstance(data, dict) or set(data) != set(kinds):
+            names = ", ".join(sorted(map(str, set(data) ^ set(kinds)))) if isinstance(data, dict) else "no names"
+            raise CheckpointError(f"not a state of this HIM ({names})")
+        odd = [name for name, kind in kinds.items() if name not in SUMS and not _is_sound(data[name], kind)]
+        if odd or data["best_step"] > data["step"] or not 0 < data["rate_factor"] <= 1:
+            raise CheckpointError(f"not a state of this HIM ({', '.join(odd) or 'step, best_step, rate_factor'})")
+        state = cls(**{name: value for name, value in data.items() if name not in SUMS})
         try:
-            state = cls(**{name: value for name, value in data.items() if name not in SUMS})
             for each in SUMS:
-                for name, mean in getattr(state, each).items():
+                means = getattr(state, each)
+                if set(data[each]) != set(means):
+                    raise CheckpointError(f"expected {', '.join(means)}")
+                for name, mean in means.items():
                     mean.load_state_dict(data[each][name])
-        except (CheckpointError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"not a state of this HIM ({error})") from None
-        kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name not in (*SUMS, "epoch_before")}
-        odd = [name for name, kind in kinds.items() if not isinstance(getattr(state, name), kind)]
-        if odd or not 0 <= state.best_step <= state.step or set(state.epoch_before) - {"Loss", "Accuracy"}:
-            raise CheckpointError(f"not a state of this HIM ({', '.join(odd) or 'step, best_step, epoch_before'})")
+                    if not math.isfinite(mean.total + mean.count):
+                        raise CheckpointError(f"{name} is not finite")
+        except (CheckpointError, KeyError, TypeError, OverflowError) as error:
+            raise CheckpointError(f"not a state of this HIM ({each}: {error})") from None
         return state
+
+
+def _is_sound(value: Any, kind: Any) -> bool:
+    """Whether a value is one that the loop may have had: counts from 0 on, and finite means of both kinds or none."""
+    if kind == dict[str, float]:
+        means = isinstance(value, dict) and set(value) in (set(), set(new_means()))
+        return means and all(isinstance(mean, float) and math.isfinite(mean) for mean in value.values())
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    return isinstance(value, kind) and not (isinstance(value, int) and not 0 <= value <= LARGEST_COUNT)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from him.training.appended_file import AppendedFile
+from him.training.files import write_file
 
 
 class MetricWriter:
@@ -115,6 +116,4 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line + b"\n")
         except (ValueError, KeyError, TypeError, RecursionError):
             break
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_bytes(b"".join(kept))
-    os.replace(aside, path)
+    write_file(path, b"".join(kept))

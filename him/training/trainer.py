@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from him.attention_maps import AttentionExample, write_sheets
@@ -26,7 +26,7 @@ from him.training.checkpoint import (
     restore_optimizers,
     save_model,
 )
-from him.training.faults import all_finite
+from him.training.faults import all_finite, first_not_finite
 from him.training.files import CannotWrite, cannot_write, remove_leftovers, set_aside, verify_folder
 from him.training.gradients import Gradients
 from him.training.loop_state import LoopState, new_means
@@ -142,6 +142,8 @@ class Trainer:
                         self.save()
                     if self.interruption.signal:
                         raise Interrupted(self.interruption.signal, self.folder)
+            if self._save_waits:  # for the last time
+                self.save()
             if self._best_waits is not None:
                 self._write_best()
         finally:
@@ -196,9 +198,10 @@ class Trainer:
         if is_good:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
             self._update(learning_rate)
-            is_good = all_finite(list(self.model.parameters()))
+            is_good = self._is_finite()
         if is_good:
             self.state.refused_in_a_row = 0
+            self.state.epoch_before = self.state.epoch_before or {"Loss": loss.mean, "Accuracy": accuracy.mean}
             for sums in (self.state.since_log, self.state.since_epoch):
                 sums["Loss"].add(loss.total, loss.count)
                 sums["Accuracy"].add(accuracy.total, accuracy.count)
@@ -206,7 +209,6 @@ class Trainer:
             self._meet_fault(examples, loss.mean, gradient_norm)
         self.model.zero_grad(set_to_none=True)
         self.measured = {"Gradient_Norm/train": gradient_norm, "Learning_Rate": learning_rate}
-        self.state.epoch_before = self.state.epoch_before or {"Loss": loss.mean, "Accuracy": accuracy.mean}
         self.tokens_seen += num_tokens
         self.train_seconds += time.perf_counter() - started_at
         if self.bar is not None:
@@ -222,16 +224,33 @@ class Trainer:
 
     # -- numbers that are not finite -----------------------------------------------------------------------------------
 
+    def _is_finite(self) -> bool:
+        """Whether all that one step hands on to the next is; bad first moments have spoiled weights at the update."""
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        squares = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
+        averaged = self.averaged.weights.values() if self.averaged is not None else ()
+        return all_finite([*self.model.parameters(), *squares, *averaged])
+
+    def _lasting(self) -> dict[str, Tensor]:
+        """All that one step hands on to the next. What was bad before an update is named before what it made bad."""
+        averaged = self.averaged.weights if self.averaged is not None else {}
+        moments = optimizer_tensors(self.model, self.optimizers)
+        return (
+            {f"the moments {name}": value for name, value in moments.items()}
+            | {f"the weights {name}": value.detach() for name, value in self.model.named_parameters()}
+            | {f"the averaged weights {name}": value for name, value in averaged.items()}
+        )
+
     def _meet_fault(self, examples: np.ndarray, loss: float, gradient_norm: float) -> None:
         """Names what is not finite. The update is not made; if that does not help, the run goes back.
 
         Raises:
             RolledBack: it did.
         """
-        weights_are_bad = not all_finite(list(self.model.parameters()))
-        culprit = self.gradients.culprit(examples, self.state.step, math.isfinite(loss))
+        spoiled = first_not_finite(self._lasting())
+        culprit = spoiled or self.gradients.culprit(examples, self.state.step, math.isfinite(loss))
         self.state.refused_in_a_row += 1
-        goes_back = weights_are_bad or self.state.refused_in_a_row >= MOST_REFUSED_IN_A_ROW
+        goes_back = spoiled is not None or self.state.refused_in_a_row >= MOST_REFUSED_IN_A_ROW
         step = self.state.step + 1
         self.say(
             f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; first not finite: {culprit}"
@@ -292,7 +311,8 @@ class Trainer:
                 self.evaluate()
         except Stopped:
             return
-        except NotFinite as error:  # of averaged weights, say
+        except NotFinite as error:
+            self.say(f"{error}")
             self._roll_back(str(error))
             return
         self.state.evaluation_due = False
@@ -303,14 +323,15 @@ class Trainer:
             self.bar.close()
         evaluation = self.evaluate(draw_attention=True)
         now = {name: mean.mean for name, mean in self.state.since_epoch.items()}
-        before = self.state.epoch_before
+        before = self.state.epoch_before or now
         names = [name for name in ("Loss", *self.task.shown_metrics) if name in evaluation.metrics]
         shown = "  ".join(f"{tag(name)} {evaluation.metrics[name]:.4g}" for name in names)
         self.say(
             f"epoch {math.ceil(self.epoch)}/{self.num_epochs}  loss {before['Loss']:.2f} → {now['Loss']:.2f}  "
             f"accuracy {100 * before['Accuracy']:.1f} % → {100 * now['Accuracy']:.1f} %  {shown}"
         )
-        self.state.epoch_before = now
+        if self.state.since_epoch["Loss"].count:
+            self.state.epoch_before = now
         self.state.since_epoch = new_means()
         self._judge_epoch()
         self._start_epoch()
@@ -376,7 +397,7 @@ class Trainer:
 
     def _is_best(self, value: float) -> bool:
         best = self.state.best_value
-        if best is None:
+        if best is None or math.isnan(best):
             return True
         return value < best if self.task.best_metric in LOWER_IS_BETTER else value > best
 
@@ -425,6 +446,7 @@ class Trainer:
                 self.say(f"step {self.state.step}: {error}; training goes on and tries again")
             self._save_waits = True
         except NotFinite as error:
+            self.say(f"{error}")
             self._roll_back(str(error))
         else:
             if self._save_waits:

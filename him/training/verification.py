@@ -44,8 +44,20 @@ def verify_files(run: Path) -> Iterator[Finding]:
         yield Finding(str(run), False, "nothing saved yet: neither a checkpoint nor a model")
     for folder in folders:
         yield _verify(folder)
+    if _lacks_best(run, checkpoints):
+        yield Finding("best", False, "missing; --resume makes it again from its checkpoint")
     for aside in sorted([*run.glob("*.damaged"), *run.glob("checkpoints/*.damaged")]):
         yield Finding(str(aside.relative_to(run)), False, "set aside as damaged; remove it if you do not need it")
+
+
+def _lacks_best(run: Path, checkpoints: Checkpoints) -> bool:
+    """Whether the newest checkpoint tells of a best model that is not there."""
+    if find_folder(run / "best").is_dir() or not checkpoints.list():
+        return False
+    try:
+        return checkpoints.load(checkpoints.list()[-1]).state["loop"].get("best_value") is not None
+    except CheckpointError:
+        return False  # which is told by itself
 
 
 def _models(run: Path) -> list[Path]:

@@ -23,11 +23,11 @@ from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config, raise_together
 from him.errors import CheckpointError, ConfigError
 from him.foreign_runs import check_files, check_places, check_writable
-from him.interruption import signal_of
+from him.interruption import heed, signal_of
 from him.options import CompressionOptions
 from him.tasks import task_class
 from him.training.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
-from him.training.files import CannotWrite, cannot_write, find_folder, locked, write_json
+from him.training.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
 from him.training.machine import describe_machine, differences
 from him.training.trainer import Interrupted, Trainer
 
@@ -213,6 +213,7 @@ def _run_to_its_end(trainer: Trainer, announce: Announce | None, keep_report: bo
         [f"{task.best_metric}/val", "Loss/val"],
     )
     trainer.fit()
+    heed()
     best = folder / "best"
     load_weights(trainer.model, best)
     evaluation = task.evaluate(trainer.model, trainer.compute, final=True)
@@ -268,7 +269,9 @@ def _open_run(folder: Path, config: Config) -> None:
         config.save(aside / "config.json")
         command = shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
         (aside / "command.txt").write_text(command + "\n", encoding="utf-8")
+        sync_folder(aside)
         os.rename(aside, folder)
+        sync(folder.parent)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         if folder.exists():

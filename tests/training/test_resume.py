@@ -25,6 +25,7 @@ from him.training.workflow import resume, train
 from tests.small_runs import (
     ForkedMain,
     assert_one_line,
+    assert_same_run,
     before_steps,
     call_main,
     exact_records,
@@ -57,26 +58,6 @@ def settings(tmp_path_factory) -> dict:
 def straight(settings) -> Path:
     """The run that nothing happens to."""
     return Path(train(Config(**settings, run_name="straight"))["run"])
-
-
-def assert_same_run(run: Path, expected: Path) -> None:
-    """Bit for bit the same weights, moments, loop state, records, event series, predictions, and no leftovers."""
-    events = "events.out.tfevents."
-    names, expected_names = (
-        {name for name in tree(folder) if not name.startswith(events)} for folder in (run, expected)
-    )
-    assert names == expected_names
-    for name in sorted(names):
-        path, other = run / name, expected / name
-        if path.is_dir() or path.name in ("checksums.json", "command.txt", "config.json", "metrics.jsonl"):
-            continue
-        if path.name == "state.json":
-            states = [json.loads(each.read_text()) for each in (path, other)]
-            assert [{**state, "config": None} for state in states[:1]] == [{**states[1], "config": None}]
-        else:
-            assert path.read_bytes() == other.read_bytes(), name
-    assert exact_records(run) == exact_records(expected)
-    assert scalar_series(run) == scalar_series(expected)
 
 
 def test_the_straight_run_has_what_is_compared(straight, settings):

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 from unittest import mock
 
@@ -20,8 +19,6 @@ from him.config import Config
 from him.errors import CheckpointError, HimError
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training.checkpoint import Checkpoints, load_tensors
-from him.training.gradients import Gradients, step_seed
-from him.training.loop_state import LoopState
 from him.training.optimization import lr_at
 from him.training.trainer import Trainer
 from tests.small_runs import new_trainer, records, scalar_series, small_settings
@@ -83,22 +80,6 @@ def test_one_batch_is_learned_by_heart(settings, tmp_path, norm_first):
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
-def test_accumulated_gradients_are_those_of_the_whole_batch(settings, tmp_path, micro_batch_size):
-    """8 rows in parts of 3 are 3 + 3 + 2: a mean of means would give the last part too much weight."""
-    gradients = []
-    for size in (None, micro_batch_size):
-        trainer = new_trainer({**settings, **EXACT, "micro_batch_size": size}, tmp_path / str(size))
-        trainer._start_epoch()
-        trainer.model.train()
-        loss, accuracy, num_tokens = trainer.gradients.add_up(trainer.batches[0], 0)
-        assert num_tokens == trainer.task.train_lengths[trainer.batches[0]].sum()
-        assert loss.count == accuracy.count == 16
-        gradients.append({name: p.grad for name, p in trainer.model.named_parameters()} | {"": torch.tensor(loss.mean)})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-
-
-@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
 def test_accumulation_gives_the_same_run(settings, tmp_path, micro_batch_size, optimizer):
     """All weights are compared with SGD: where a gradient is 0 but for rounding, Adam makes full steps either way."""
@@ -120,12 +101,6 @@ def test_accumulation_gives_the_same_run(settings, tmp_path, micro_batch_size, o
     for (name, one), other in zip(trainers[0].model.named_parameters(), trainers[1].model.parameters(), strict=True):
         if optimizer == "SGD":
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5, msg=name)
-
-
-def test_dropout_depends_on_seed_and_step_only():
-    assert step_seed(3, 5) == step_seed(3, 5)
-    assert len({step_seed(seed, step) for seed in range(20) for step in range(20)}) == 400
-    assert 0 <= step_seed(2**32 - 1, 10**9) < 2**63
 
 
 # -- a toy task ------------------------------------------------------------------------------------------------------
@@ -418,15 +393,6 @@ def test_four_in_a_row_do_not(tmp_path):
 # -- state -----------------------------------------------------------------------------------------------------------
 
 
-def test_state_survives_json():
-    state = LoopState(step=7, best_value=0.1 + 0.2, best_step=4, bad_epochs=1, plateau_reductions=2)
-    state.since_log["Loss"].add(1 / 3, 3)
-    state.since_epoch["Accuracy"].add(2.0, 3)
-    state.epoch_before = {"Loss": 1 / 7}
-    assert LoopState.from_dict(json.loads(json.dumps(state.to_dict()))).to_dict() == state.to_dict()
-    assert LoopState.from_dict(LoopState().to_dict()).to_dict() == LoopState().to_dict()
-
-
 def test_other_training_data_is_refused(tmp_path):
     trainer = toy(tmp_path, [1.0] * 2)
     trainer.fit()
@@ -448,20 +414,3 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         CheckpointError, match=r"the checkpoint: weight has shape \[3, 3\], this model has \[1, 2\]; restore"
     ):
         toy(tmp_path, [1.0] * 4, checkpoint)
-
-
-@pytest.mark.parametrize(
-    "given, longest, expected",
-    [
-        ({}, 100, 8),
-        ({"micro_batch_size": 3}, 100, 3),
-        ({"micro_batch_tokens": 450}, 100, 4),
-        ({"micro_batch_tokens": 450, "micro_batch_size": 3}, 100, 3),
-        ({"micro_batch_tokens": 50}, 100, 1),
-        ({}, 2000, 3),  # 6144 tokens on a CPU
-    ],
-)
-def test_long_batches_are_cut(given, longest, expected):
-    task = SimpleNamespace(train_lengths=np.array([10] * 7 + [longest]))
-    gradients = Gradients(task, Config(batch_size=8, **given), CPU, nn.Linear(2, 1), str)
-    assert gradients.micro_batch_size(np.arange(8)) == expected
