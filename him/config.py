@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from him.bert import bert_settings, is_bert
 from him.errors import CheckpointError, ConfigError
 from him.options import (
     CompressionOptions,
@@ -99,6 +100,7 @@ SHAPE = (
     "layer_feedforward",
     "conv_width",
     "norm_first",
+    "layer_norm_eps",
     "activation",
     "positions",
     "lexical_features",
@@ -108,7 +110,8 @@ SHAPE = (
 
 
 def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the model shape of the run that `init_from` among them names, where they say nothing else.
+    """Settings with the model shape of the run that `init_from` among them names, where they say nothing else; of a
+    pretrained encoder with what it is best fine-tuned with, too.
 
     A run of another task, or none, is left to whoever loads its weights.
 
@@ -116,6 +119,8 @@ def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: the run's configuration is damaged.
     """
     run = Path(str(settings.get("init_from") or ""))
+    if settings.get("init_from") and is_bert(run):
+        return bert_settings(run) | dict(settings)
     found = [path for path in (run / "best" / "config.json", run / "config.json") if path.is_file()]
     if not settings.get("init_from") or not found:
         return dict(settings)

@@ -43,6 +43,7 @@ class ModelOptions:
         high=63,
     )
     norm_first: bool = option(True, "pre-LN; --no-norm_first is post-LN")
+    layer_norm_eps: float = option(1e-5, "added to the variance in all norms", above=0.0, high=1.0)
     activation: str | None = option(
         None, "of the feed-forward layers [the task's own]", choices=("gelu", "relu_squared")
     )
@@ -157,7 +158,13 @@ class TrainingOptions:
     save_every_steps: int | None = option(None, "also save a checkpoint every N steps (always: each epoch)", low=1)
     save_every_minutes: float = option(1.0, "also save a checkpoint every N minutes; 0 is off", low=0.0)
     keep_checkpoints: int = option(2, "checkpoints kept for resuming, beside that of the best model", low=1)
-    init_from: str | None = option(None, "start from the weights and tokenizer of this run")
+    init_from: str | None = option(
+        None, "start from the weights and tokenizer of this run, or of a folder with a pretrained BERT encoder"
+    )
+    teacher: str | None = option(None, "learn from the predictions of this run's best model too, and use its tokenizer")
+    teacher_weight: float = option(
+        0.5, "what the predictions of --teacher count; the labels count the rest", low=0.0, high=1.0
+    )
     seed: int = option(0, "decides weights, order, dropout and the built-in data", low=0, high=2**32 - 1)
     precision: str = option("auto", "auto is bf16 where the hardware has it", choices=("auto", "bf16", "fp32"))
     device: str = option("auto", "auto, cpu, cuda or cuda:N")

@@ -15,6 +15,7 @@ FOUNDATION = {
     "him.errors",
     "him.interruption",
     "him.options",
+    "him.bert",
     "him.config",
     "him.flags",
     "him.ragged",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from him.compression.fine_tuning import TaughtTask, apply_masks, fine_tuning_config
+from him.compression.fine_tuning import fine_tuning_config
 from him.compression.pictures import as_png, draw_report
 from him.compression.pruning import (
     Importance,
@@ -43,6 +43,7 @@ from him.tasks.base import Task
 from him.training.checkpoint import Checkpoints, load_weights, save_model
 from him.training.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
 from him.training.metric_writer import MetricWriter
+from him.training.teaching import TaughtTask, apply_masks
 from him.training.trainer import Interrupted, Trainer
 
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on

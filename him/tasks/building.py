@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from torch import nn
 
 from him.compute import memory_bytes
 from him.config import Config
@@ -34,7 +35,7 @@ def build_embedding(
         ConfigError: the model would be larger than the machine.
     """
     _check_size(config, tokenizer.get_vocab_size())
-    return InputEmbedding(
+    embedding = InputEmbedding(
         vocab_size=tokenizer.get_vocab_size(),
         embed_dim=config.embed_dim,
         max_seq_len=config.max_seq_len,
@@ -46,6 +47,14 @@ def build_embedding(
         num_segments=num_segments,
         shared_dropout=config.shared_dropout,
     )
+    _set_eps(embedding, config)
+    return embedding
+
+
+def _set_eps(part: nn.Module, config: Config) -> None:
+    for module in part.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = config.layer_norm_eps
 
 
 def num_encoder_weights(config: Config) -> int:
@@ -67,7 +76,7 @@ def _check_size(config: Config, vocab_size: int) -> None:
 
 def build_encoder(config: Config, causal: bool) -> Encoder:
     """The encoder, with weights that are still to be drawn."""
-    return Encoder(
+    encoder = Encoder(
         num_encoder_layers=config.num_encoder_layers,
         embed_dim=config.embed_dim,
         num_heads=config.num_heads,
@@ -83,6 +92,8 @@ def build_encoder(config: Config, causal: bool) -> Encoder:
         causal=causal,
         shared_dropout=config.shared_dropout,
     )
+    _set_eps(encoder, config)
+    return encoder
 
 
 def bertscore_notes(config: Config) -> tuple[str, ...]:

@@ -13,12 +13,11 @@ from him.compression.stages import STAGES, TRAINED, stage_in
 from him.compute import choose_compute
 from him.config import Config
 from him.errors import CheckpointError
-from him.tasks import task_class
 from him.training.checkpoint import Checkpoint, Checkpoints, check_finite, load_tensors
 from him.training.files import find_folder, verify_folder
 from him.training.machine import describe_machine, differences
 from him.training.trainer import Trainer
-from him.training.workflow import initial_folder
+from him.training.workflow import prepare_task
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def replay(run: Path) -> Finding:
     compute = choose_compute(config)
     if different := differences(newest.state["machine"], describe_machine(compute)):
         return Finding(what, True, f"left out: another machine than that of the run ({', '.join(different)})")
-    task = task_class(config.task_type).prepare(config, tokenizer_folder=initial_folder(config))
+    task = prepare_task(config, compute, run)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(task, config, Path(scratch), compute, task.build_model().to(compute.device), before)
         trainer.fit(until=newest.step)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from him.bert import check_settings, is_bert
 from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
 from him.compression.quantization import DESCRIPTION
@@ -26,10 +27,14 @@ from him.foreign_runs import check_files, check_places, check_writable
 from him.interruption import heed, signal_of
 from him.options import CompressionOptions
 from him.tasks import task_class
+from him.tasks.base import Task
+from him.tokenization import parse_tokenizer
 from him.training.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
 from him.training.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
 from him.training.machine import describe_machine, differences
+from him.training.teaching import taught_by_run, teacher_folder
 from him.training.trainer import Interrupted, Trainer
+from him.training.warm_start import load_bert
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
 MAY_CHANGE = frozenset(
@@ -39,7 +44,7 @@ MAY_CHANGE = frozenset(
 )
 
 # Where things are; the content of the training data is compared by itself.
-MAY_MOVE = frozenset("output_dir run_name train_file validation_file corpus_dir init_from tokenizer".split())
+MAY_MOVE = frozenset("output_dir run_name train_file validation_file corpus_dir init_from teacher tokenizer".split())
 
 Announce = Callable[[dict[str, Any]], None]
 
@@ -67,7 +72,7 @@ def train(config: Config, announce: Announce | None = None) -> dict[str, Any]:
     folder = _run_folder(config)
     compute = choose_compute(config)
     keep_freed_memory()
-    task = cls.prepare(config, tokenizer_folder=initial_folder(config))
+    task = prepare_task(config, compute)
     torch.manual_seed(config.seed)
     model = task.build_model()
     _check_pruning(model, config)
@@ -110,7 +115,7 @@ def _resume(folder: Path, changes: dict[str, Any], announce: Announce | None, al
         _check_settings(folder, checkpoint, before)
         _check_machine(folder, checkpoint, config, compute, allow_inexact)
     keep_freed_memory()
-    task = task_class(config.task_type).prepare(config, tokenizer_folder=initial_folder(config))
+    task = prepare_task(config, compute, folder)
     torch.manual_seed(config.seed)
     model = task.build_model()
     _check_pruning(model, config)
@@ -282,7 +287,38 @@ def _open_run(folder: Path, config: Config) -> None:
 def _load_initial(model: nn.Module, config: Config) -> None:
     """Puts the weights that `--init_from` names into a new model."""
     if (initial := initial_folder(config)) is not None:
-        load_weights(model, initial)
+        load = load_bert if is_bert(initial) else load_weights
+        load(model, initial)
+
+
+def prepare_task(config: Config, compute: Compute, run: Path | None = None) -> Task:
+    """The task with its data, and with the teacher that the settings name.
+
+    Args:
+        config: with the task's defaults.
+        compute: where the teacher works.
+        run: that is gone on with, or None for a new one.
+
+    Raises:
+        HimError: a setting, the data or the teacher do not allow it.
+    """
+    task = task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
+    return taught_by_run(task, config, compute)
+
+
+def _tokenizer_folder(config: Config, run: Path | None) -> Path | None:
+    """Where a tokenizer is taken from: the model that the run begins from, its teacher, or else its own best model."""
+    if run is not None and config.init_from is not None and not Path(config.init_from).exists():
+        return find_folder(run / "best")
+    initial, teacher = initial_folder(config), teacher_folder(config)
+    if initial is not None and teacher is not None:
+        first, second = (parse_tokenizer(folder / "tokenizer.json").to_str() for folder in (initial, teacher))
+        if first != second:
+            raise ConfigError(
+                f"--teacher {config.teacher} has another tokenizer than --init_from {config.init_from}; use models "
+                "with the same one"
+            )
+    return initial or teacher
 
 
 def initial_folder(config: Config) -> Path | None:
@@ -293,6 +329,10 @@ def initial_folder(config: Config) -> Path | None:
     """
     if config.init_from is None:
         return None
+    if is_bert(Path(config.init_from)):
+        check_files(Path(config.init_from))
+        check_settings(config, Path(config.init_from))
+        return Path(config.init_from)
     best = find_folder(Path(config.init_from) / "best")
     if not best.is_dir() and (Path(config.init_from) / "model.safetensors").is_file():
         best = Path(config.init_from)  # a model of another stage, such as RUN/compressed/pruned

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from him.compression import pipeline
-from him.compression.fine_tuning import TaughtTask, apply_masks, fine_tuning_config
+from him.compression.fine_tuning import fine_tuning_config
 from him.compression.pruning import magnitude_masks
 from him.compression.workflow import compress_run
 from him.config import Config
 from him.tasks import task_class
+from him.training.teaching import TaughtTask, apply_masks
 from tests.compression.tiny import IN_FP32, TASKS, compressed_run, loaded, new_model, random_batch, stage_of, tensors_of
 from tests.small_runs import records
 
