@@ -142,6 +142,13 @@ def raise_together(faults: Sequence[str]) -> None:
 def _conflicts(config: Config) -> list[str]:
     """What is wrong between settings that are sound one by one."""
     faults = []
+    if config.train_weights and len(config.train_weights) != len(config.train_file):
+        faults.append(
+            f"--train_weights names {len(config.train_weights)} weights and --train_file {len(config.train_file)} "
+            "files; name a weight for each file"
+        )
+    if config.train_weights and not any(config.train_weights):
+        faults.append("--train_weights are all 0; leave something to train on")
     if config.embed_dim % config.num_heads:
         lower = config.embed_dim // config.num_heads * config.num_heads
         examples = " or ".join(str(width) for width in (lower, lower + config.num_heads) if width)
@@ -248,13 +255,13 @@ def _converted(each: dataclasses.Field, value: Any) -> Any:
 
 
 def _tuple(each: dataclasses.Field, value: Any) -> tuple[Any, ...]:
-    """Several values of one kind: file names, or whole numbers."""
+    """Several values of one kind: file names, or numbers."""
     kind = typing.get_args(each.type)[0]
     values = list(value) if isinstance(value, list | tuple) else [value]
     try:
         return tuple(str(item) if isinstance(item, Path) else _scalar(kind, item) for item in values)
     except (ValueError, OverflowError):
-        what = {int: "whole numbers", str: "file names"}[kind]
+        what = {int: "whole numbers", float: "numbers", str: "file names"}[kind]
         raise ConfigError(f"--{each.name} {_shown(value, repr)} is not a list of {what}") from None
 
 

@@ -72,6 +72,16 @@ class DataOptions:
         None, "which configuration of the hub's set (none: the task's own, or its only)"
     )
     train_file: tuple[str, ...] = option((), "local training files")
+    train_weights: tuple[float, ...] = option(
+        (),
+        "how often the examples of each --train_file are seen in an epoch, such as 1 0.5 (none: once each)",
+        low=0.0,
+        high=4.0,
+        tasks=("squad", "summarization"),
+    )
+    first_file_last: bool = option(
+        False, "the last epoch ends with the examples of the first --train_file", tasks=("squad", "summarization")
+    )
     validation_file: str | None = option(None, "local validation file; for lm also a folder")
     corpus_dir: str | None = option(None, "lm: folder whose .txt files, at any depth, are the corpus", tasks=("lm",))
     document_field: str | None = option(

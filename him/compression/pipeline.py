@@ -233,7 +233,7 @@ class _Compression:
 
     def _importance(self) -> Importance:
         task, config, trained = self.task, self.config, self.trained
-        batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, epoch=0)
+        batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, 0, task.train_mix)
         number = 2 if config.dry_run else -(-IMPORTANCE_EXAMPLES // config.batch_size)
 
         def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -249,7 +249,7 @@ class _Compression:
         """The usual trainer in a folder of its own; the pruned model counts as its epoch 0."""
         folder = self.part / FINE_TUNED
         task = self._task_of(PRUNED)
-        steps_per_epoch = -(-len(task.train_lengths) // self.config.batch_size)
+        steps_per_epoch = -(-task.examples_per_epoch // self.config.batch_size)
         config = fine_tuning_config(task.config, steps_per_epoch, self._best_step())
         if self.target.name == COMPRESSED:
             config = dataclasses.replace(config, attention_dir=str(Path(config.attention_dir) / self.run.name))

@@ -1,5 +1,7 @@
 """Which examples make up which batch: a pure function of (seed, epoch), so that resuming at any place costs nothing."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 # Batches are cut from pools of this many batches, sorted by length inside: nearly no padding, and still a new mix of
@@ -7,23 +9,72 @@ import numpy as np
 POOL_BATCHES = 50
 
 
-def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Batches of one training epoch: every example once, neighbours in length together, batches in random order.
+@dataclass(frozen=True)
+class Mix:
+    """How often the examples of several training sets are seen in an epoch.
+
+    Attributes:
+        origins: (N,) number of the set that each example is from.
+        weights: of each set: 1 is each example once, 0.5 another half of them in each epoch, 2 each twice.
+    """
+
+    origins: np.ndarray
+    weights: tuple[float, ...]
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in an epoch, the same number in each."""
+        counts = np.bincount(self.origins, minlength=len(self.weights))
+        return sum(round(weight * count) for weight, count in zip(self.weights, counts.tolist(), strict=True))
+
+    def choose(self, random: np.random.Generator) -> np.ndarray:
+        """The examples of an epoch: all of a set as often as they go into its weight, and a random part of them."""
+        chosen = []
+        for number, weight in enumerate(self.weights):
+            examples = np.flatnonzero(self.origins == number)
+            wanted = round(weight * len(examples))
+            times = wanted // max(1, len(examples))
+            rest = random.permutation(examples)[: wanted - times * len(examples)]
+            chosen += [np.repeat(examples, times), rest]
+        return np.concatenate(chosen)
+
+
+def epoch_batches(
+    lengths: np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    mix: Mix | None = None,
+    first_set_last: bool = False,
+) -> list[np.ndarray]:
+    """Batches of one training epoch: neighbours in length together, batches in random order.
 
     Args:
         lengths: (N,) tokens of each example.
         batch_size: examples in a batch; the last ones may make a smaller one.
         seed, epoch: decide the order, nothing else does.
+        mix: how often each example is in it; once, if there is none.
+        first_set_last: whether the examples of the first set of the mix come after all others, but for those that fill
+            the last batch of these up.
 
     Returns:
         Arrays of example numbers.
     """
     random = np.random.default_rng((seed, epoch))
-    shuffled = random.permutation(len(lengths))
-    pools = np.arange(len(lengths)) // (batch_size * POOL_BATCHES)
-    ordered = shuffled[np.lexsort((lengths[shuffled], pools))]
-    starts = batch_size * random.permutation(-(-len(lengths) // batch_size))
-    return [ordered[start : start + batch_size] for start in starts.tolist()]
+    chosen = np.arange(len(lengths)) if mix is None else mix.choose(random)
+    shuffled = chosen[random.permutation(len(chosen))]
+    num_before = 0  # batches with examples of other sets
+    if mix is not None and first_set_last:
+        is_first = mix.origins[shuffled] == 0
+        shuffled = np.concatenate((shuffled[~is_first], shuffled[is_first]))
+        num_before = -(-int((~is_first).sum()) // batch_size)
+    places = np.arange(len(chosen))
+    pools = places // (batch_size * POOL_BATCHES)
+    parts = places >= num_before * batch_size
+    ordered = shuffled[np.lexsort((lengths[shuffled], pools, parts))]
+    num_batches = -(-len(chosen) // batch_size)
+    order = np.concatenate((random.permutation(num_before), num_before + random.permutation(num_batches - num_before)))
+    return [ordered[start : start + batch_size] for start in (batch_size * order).tolist()]
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -26,11 +26,16 @@ DEFAULT_FIELDS = ("article", "highlights")
 
 @dataclass(frozen=True)
 class PairSplits:
-    """Pairs to train on and to validate on, and lines that tell the user what was decided on the way."""
+    """Pairs to train on and to validate on, and lines that tell the user what was decided on the way.
+
+    Attributes:
+        origins: (N,) of each training pair, the number of the file that it is from; empty for other sources.
+    """
 
     train: PairData
     validation: PairData
     notes: tuple[str, ...] = ()
+    origins: tuple[int, ...] = ()
 
 
 def load_pairs(
@@ -69,8 +74,9 @@ def load_pairs(
     check_source_flags(train_files, validation_file, dataset, dataset_config, sample_size, example=DEFAULT_PAIRS)
     _check_pair_flags(dataset, document_field, summary_field, validation_size)
     notes: list[str] = []
+    file_of: dict[str, int] = {}
     if train_files:
-        train = _join([read_pairs(path, document_field, summary_field) for path in train_files])
+        train = _join([read_pairs(path, document_field, summary_field) for path in train_files], file_of)
         if validation_file is None:
             train, validation = hold_out(train, validation_share, seed, notes)
         else:
@@ -90,7 +96,8 @@ def load_pairs(
     train = _first(train, "--sample_size", sample_size, "training pairs", notes)
     validation = _first(validation, "--validation_size", validation_size, "validation pairs", notes)
     _note_leakage(train, validation, notes)
-    return PairSplits(train, validation, tuple(notes))
+    origins = tuple(file_of[pair.id] for pair in train.pairs) if train_files else ()
+    return PairSplits(train, validation, tuple(notes), origins)
 
 
 def _check_pair_flags(
@@ -123,8 +130,8 @@ def _note_leakage(train: PairData, validation: PairData, notes: list[str]) -> No
 # --- local files ----------------------------------------------------------------------------------------------------
 
 
-def _join(parts: Sequence[PairData]) -> PairData:
-    """One data set of several, with unique ids."""
+def _join(parts: Sequence[PairData], file_of: dict[str, int]) -> PairData:
+    """One data set of several, with unique ids; notes down which file each is from."""
     pairs: dict[str, Pair] = {}
     for number, part in enumerate(parts, start=1):
         for pair in part.pairs:
@@ -132,6 +139,7 @@ def _join(parts: Sequence[PairData]) -> PairData:
             while identifier in pairs:
                 identifier = f"{number}/{identifier}"
             pairs[identifier] = Pair(identifier, pair.document, pair.summaries)
+            file_of[identifier] = number - 1
     return PairData(tuple(pairs.values()), ", ".join(part.source for part in parts))
 
 

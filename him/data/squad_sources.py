@@ -27,11 +27,16 @@ SQUAD_COLUMNS = ("id", "context", "question", "answers")
 
 @dataclass(frozen=True)
 class SquadSplits:
-    """Data to train on and to validate on, and lines that tell the user what was decided on the way."""
+    """Data to train on and to validate on, and lines that tell the user what was decided on the way.
+
+    Attributes:
+        origins: (Q,) of each training question, the number of the file that it is from; empty for other sources.
+    """
 
     train: SquadData
     validation: SquadData
     notes: tuple[str, ...] = ()
+    origins: tuple[int, ...] = ()
 
 
 def load_squad(
@@ -63,8 +68,9 @@ def load_squad(
     assert not isinstance(train_files, str) and 0 < validation_share < 1
     check_source_flags(train_files, validation_file, dataset, dataset_config, sample_size, example=DEFAULT_SQUAD)
     notes: list[str] = []
+    file_of: dict[str, int] = {}
     if train_files:
-        train, validation = _from_files(train_files, validation_file, validation_share, seed, notes)
+        train, validation = _from_files(train_files, validation_file, validation_share, seed, notes, file_of)
     elif dataset == SAMPLE:
         train, validation = _from_sample()
     else:
@@ -72,7 +78,8 @@ def load_squad(
     if sample_size is not None:
         train = first_questions(train, sample_size, notes)
     _note_leakage(train, validation, notes)
-    return SquadSplits(train, validation, tuple(notes))
+    origins = tuple(file_of[question.id] for question in train.questions) if train_files else ()
+    return SquadSplits(train, validation, tuple(notes), origins)
 
 
 def first_questions(data: SquadData, num_questions: int, notes: list[str]) -> SquadData:
@@ -91,9 +98,17 @@ def first_questions(data: SquadData, num_questions: int, notes: list[str]) -> Sq
 
 
 def _from_files(
-    train_files: Sequence[str], validation_file: str | None, share: float, seed: int, notes: list[str]
+    train_files: Sequence[str],
+    validation_file: str | None,
+    share: float,
+    seed: int,
+    notes: list[str],
+    file_of: dict[str, int],
 ) -> tuple[SquadData, SquadData]:
-    train = _join([read_squad(path) for path in train_files], notes)
+    parts = [read_squad(path) for path in train_files]
+    for number, part in reversed(list(enumerate(parts))):  # a question that stands in several is of the first
+        file_of.update(dict.fromkeys((question.id for question in part.questions), number))
+    train = _join(parts, notes)
     if validation_file is None:
         return hold_out(train, share, seed, notes)
     return train, read_squad(validation_file)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
 
     from him.attention_maps import AttentionExample
     from him.compute import Compute
+    from him.data.order import Mix
 
 # Where neither a task nor the user says otherwise.
 DEFAULTS = {
@@ -131,6 +132,16 @@ class Task(ABC):
     @abstractmethod
     def train_lengths(self) -> np.ndarray:
         """(N,) tokens of each training example."""
+
+    @property
+    def train_mix(self) -> Mix | None:
+        """How often the examples of several training files are seen in an epoch; None where each is seen once."""
+        return None
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Training examples seen in an epoch."""
+        return len(self.train_lengths) if self.train_mix is None else self.train_mix.num_examples
 
     @cached_property
     def train_digest(self) -> str:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 from torch import nn
 
 from him.compute import memory_bytes
 from him.config import Config
+from him.data.order import Mix
 from him.errors import ConfigError
 from him.metrics.bertscore import find_scorer_model
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
@@ -94,6 +96,19 @@ def build_encoder(config: Config, causal: bool) -> Encoder:
     )
     _set_eps(encoder, config)
     return encoder
+
+
+def check_mix(config: Config) -> None:
+    """Raises ConfigError if files shall be told apart, and there is one."""
+    if config.first_file_last and len(config.train_file) < 2:
+        raise ConfigError("--first_file_last needs several files in --train_file; leave it out, or name others")
+
+
+def mix_of(config: Config, origins: np.ndarray) -> Mix | None:
+    """How often training examples are seen, by the files that they are from; None where each is seen once."""
+    if not (config.train_weights or config.first_file_last):
+        return None
+    return Mix(origins, config.train_weights or (1.0,) * len(config.train_file))
 
 
 def bertscore_notes(config: Config) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from him.compute import Compute
 from him.config import Config
 from him.data.cache import content_digest
 from him.data.lexical import SCALARS, SIZES, Rarity
+from him.data.order import Mix
 from him.data.squad_batches import SquadBatches
 from him.data.squad_features import SquadFeatures, build_features
 from him.data.squad_json import SquadData, read_squad, squad_from_document
@@ -36,7 +37,15 @@ from him.model.embeddings import LexicalEmbedding
 from him.model.initialization import initialize
 from him.model.question_answering import QuestionAnsweringModel, SpanOutput
 from him.tasks.base import Evaluation, LossSums, Task
-from him.tasks.building import bertscore_notes, build_embedding, build_encoder, cache_folder, given_tokenizer
+from him.tasks.building import (
+    bertscore_notes,
+    build_embedding,
+    build_encoder,
+    cache_folder,
+    check_mix,
+    given_tokenizer,
+    mix_of,
+)
 from him.tasks.squad_answers import Answer, Answers, answer_all, distilled_span_loss, span_loss
 from him.tasks.squad_attention import attention_example, choose_windows
 from him.tokenization import (
@@ -73,6 +82,7 @@ class SquadTask(Task):
         self.has_impossible = has_impossible
         self.no_answer_threshold = 1.0
         self.train_batches: SquadBatches | None = None
+        self._origins = np.zeros(0, np.int64)
         self.validation: SquadData | None = None
         self.validation_features: SquadFeatures | None = None
         self._notes: tuple[str, ...] = ()
@@ -83,11 +93,14 @@ class SquadTask(Task):
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SquadTask:
         """Reads the data, trains or loads the tokenizer, and builds features or takes them from the cache."""
+        check_mix(config)
         splits = load_splits(config)
         if config.dry_run:
             few = 2 * config.batch_size
             train, validation = (first_questions(data, few, []) for data in (splits.train, splits.validation))
-            splits = dataclasses.replace(splits, train=train, validation=validation)
+            splits = dataclasses.replace(
+                splits, train=train, validation=validation, origins=splits.origins[: train.num_questions]
+            )
         prepared = prepare_squad(
             splits.train,
             splits.validation,
@@ -100,6 +113,8 @@ class SquadTask(Task):
         has_impossible = splits.train.has_impossible or splits.validation.has_impossible
         task = cls(config, prepared.tokenizer, prepared.rarity, has_impossible)
         task.train_batches = task._batches(prepared.train)
+        if splits.origins:
+            task._origins = np.array(splits.origins)[prepared.train.window_question]
         task.validation = splits.validation
         task.validation_features = prepared.validation
         task._notes = (*splits.notes, *bertscore_notes(config))
@@ -116,6 +131,11 @@ class SquadTask(Task):
     @property
     def train_lengths(self) -> np.ndarray:
         return self.train_batches.lengths
+
+    @property
+    def train_mix(self) -> Mix | None:
+        """By `--train_weights`, of windows."""
+        return mix_of(self.config, self._origins)
 
     @cached_property
     def train_digest(self) -> str:

@@ -16,7 +16,7 @@ from him.attention_maps import AttentionExample
 from him.compute import Compute, in_parts
 from him.config import Config
 from him.data.cache import content_digest
-from him.data.order import evaluation_batches
+from him.data.order import Mix, evaluation_batches
 from him.data.pair_features import PairBatches, PairFeatures, build_pair_features, document_room, prepare_pairs
 from him.data.pair_sources import load_pairs
 from him.data.pairs import Pair, PairData, read_pairs
@@ -29,7 +29,15 @@ from him.model.generation import generate
 from him.model.initialization import initialize
 from him.model.summarization import SummarizationModel
 from him.tasks.base import Evaluation, LossSums
-from him.tasks.building import bertscore_notes, build_embedding, build_encoder, cache_folder, given_tokenizer
+from him.tasks.building import (
+    bertscore_notes,
+    build_embedding,
+    build_encoder,
+    cache_folder,
+    check_mix,
+    given_tokenizer,
+    mix_of,
+)
 from him.tasks.generative import WritingTask, WrittenText, decoder_of, evenly_spread
 from him.tokenization import CLS, PAD, SEP, decode, parse_tokenizer, special_id
 
@@ -60,6 +68,7 @@ class SummarizationTask(WritingTask):
         self.config = config
         self.tokenizer = tokenizer
         self.train_batches: PairBatches | None = None
+        self._origins = np.zeros(0, np.int64)
         self.validation: PairData | None = None
         self.validation_features: PairFeatures | None = None
         self._notes: tuple[str, ...] = ()
@@ -76,6 +85,7 @@ class SummarizationTask(WritingTask):
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SummarizationTask:
         """Reads the data, trains or loads the tokenizer, and builds features or takes them from the cache."""
         _check_room(config)
+        check_mix(config)
         splits = load_pairs(
             train_files=config.train_file,
             validation_file=config.validation_file,
@@ -97,6 +107,7 @@ class SummarizationTask(WritingTask):
         )
         task = cls(config, prepared.tokenizer)
         task.train_batches = task._batches(prepared.train)
+        task._origins = np.array(splits.origins, np.int64)
         task.validation = splits.validation
         task.validation_features = prepared.validation
         task._notes = (*splits.notes, *_cut_notes(task.train_batches), *bertscore_notes(config))
@@ -113,6 +124,11 @@ class SummarizationTask(WritingTask):
     @property
     def train_lengths(self) -> np.ndarray:
         return self.train_batches.lengths
+
+    @property
+    def train_mix(self) -> Mix | None:
+        """By `--train_weights`."""
+        return mix_of(self.config, self._origins)
 
     @cached_property
     def train_digest(self) -> str:

@@ -92,7 +92,7 @@ class Trainer:
         self.state = LoopState()
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.steps_per_epoch = math.ceil(len(task.train_lengths) / config.batch_size)
+        self.steps_per_epoch = math.ceil(task.examples_per_epoch / config.batch_size)
         self.max_steps = config.num_epochs * self.steps_per_epoch
         if config.max_steps is not None:
             self.max_steps = min(self.max_steps, config.max_steps)
@@ -420,8 +420,14 @@ class Trainer:
         if self.state.step >= self.max_steps:
             return
         epoch, done = divmod(self.state.step, self.steps_per_epoch)
-        lengths = self.task.train_lengths
-        self.batches = epoch_batches(lengths, self.config.batch_size, self.config.seed, epoch)
+        self.batches = epoch_batches(
+            self.task.train_lengths,
+            self.config.batch_size,
+            self.config.seed,
+            epoch,
+            self.task.train_mix,
+            first_set_last=self.config.first_file_last and epoch == self.num_epochs - 1,
+        )
         total = min(self.steps_per_epoch, self.max_steps - epoch * self.steps_per_epoch)
         label = f"epoch {epoch + 1}/{self.num_epochs}"
         self.bar = tqdm(total=total, initial=done, desc=label, leave=False, disable=None, unit="step")

@@ -208,8 +208,9 @@ def _run_to_its_end(trainer: Trainer, announce: Announce | None, keep_report: bo
         print(note, flush=True)
     num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     precision = "bf16" if trainer.compute.bf16 else "fp32"
+    seen = "" if task.train_mix is None else f" ({task.examples_per_epoch:,} seen an epoch)"
     print(
-        f"{folder}: {len(task.train_lengths):,} training examples, {num_parameters:,} parameters, "
+        f"{folder}: {len(task.train_lengths):,} training examples{seen}, {num_parameters:,} parameters, "
         f"{trainer.max_steps:,} steps, {precision} on {trainer.compute.device} with {torch.get_num_threads()} threads",
         flush=True,
     )

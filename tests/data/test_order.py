@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from him.data.order import bucket_length, epoch_batches, evaluation_batches
+from him.data.order import Mix, bucket_length, epoch_batches, evaluation_batches
 
 LENGTHS = np.random.default_rng(0).integers(20, 385, 5003)
 
@@ -64,3 +64,50 @@ def test_evaluation_takes_the_longest_first():
 )
 def test_bucket_length(longest, most, expected):
     assert bucket_length(longest, most) == expected
+
+
+# -- several training sets ---------------------------------------------------------------------------------------------
+
+ORIGINS = np.repeat([0, 1, 2], [100, 301, 99])
+
+
+def seen_in(epoch: int, weights: tuple[float, ...], **more) -> np.ndarray:
+    """How often each example is in an epoch."""
+    batches = epoch_batches(LENGTHS[:500], 32, 1, epoch, Mix(ORIGINS, weights), **more)
+    return np.bincount(np.concatenate(batches), minlength=500)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (2.0, 0.5, 0.0), (1.5, 0.25, 4.0)])
+def test_examples_are_seen_as_often_as_their_set_weighs(weights):
+    for epoch in range(3):
+        times = seen_in(epoch, weights)
+        assert times.sum() == Mix(ORIGINS, weights).num_examples
+        for number, weight in enumerate(weights):
+            of_set = times[ORIGINS == number]
+            assert of_set.sum() == round(weight * len(of_set))
+            assert set(of_set.tolist()) <= {int(weight), int(weight) + 1}, "as even as can be"
+
+
+def test_other_examples_of_a_set_in_other_epochs():
+    of_set = [set(np.flatnonzero(seen_in(epoch, (0.0, 0.5, 0.0))).tolist()) for epoch in range(6)]
+    assert len(of_set[0] & of_set[1]) < 0.7 * len(of_set[0])
+    assert len(set.union(*of_set)) > 0.95 * 301
+
+
+def test_without_weights_nothing_changes():
+    plain = epoch_batches(LENGTHS[:500], 32, 1, 0)
+    assert sorted(np.concatenate(plain).tolist()) == list(range(500))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (2.0, 0.5, 1.0), (0.0, 1.0, 1.0)])
+def test_the_first_set_may_come_last(weights):
+    batches = epoch_batches(LENGTHS[:500], 32, 1, 4, Mix(ORIGINS, weights), first_set_last=True)
+    shares = [(ORIGINS[batch] == 0).mean() for batch in batches]
+    num_others = Mix(ORIGINS, (0.0, *weights[1:])).num_examples
+    num_before = -(-num_others // 32)
+    assert all(share == 1 for share in shares[num_before:])
+    assert sum((ORIGINS[batch] == 0).sum() for batch in batches[:num_before]) == min(
+        32 * num_before - num_others, round(100 * weights[0])
+    )
+    assert [len(batch) for batch in batches].count(32) >= len(batches) - 1
+    assert np.array_equal(np.bincount(np.concatenate(batches), minlength=500), seen_in(4, weights, first_set_last=True))
