@@ -29,6 +29,7 @@ def test_all_configurations_are_found():
         "shakespeare_short.yaml",
         "squad.yaml",
         "squad_guide.yaml",
+        "squad_minilm.yaml",
         "squad_no_lexical.yaml",
         "squad_post_ln.yaml",
         "titles.yaml",
