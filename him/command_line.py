@@ -3,6 +3,8 @@
 import argparse
 import errno
 import json
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -10,9 +12,9 @@ from typing import Any
 
 from him.data.text_files import one_line
 from him.errors import HimError
+from him.files import FAILING, NO_SPACE
 from him.flags import Parser
 from him.interruption import signal_of, stopping
-from him.training.files import FAILING, NO_SPACE
 
 MOST_CHARACTERS = 1500  # of an error
 EXPECTED = (*NO_SPACE, *FAILING, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -33,6 +35,9 @@ def run_command(command: Callable[[], int | None], prog: str) -> int:
     except KeyboardInterrupt as stopped:
         print(f"{prog}: stopped", file=sys.stderr)
         return 128 + signal_of(stopped)
+    except BrokenPipeError:  # whoever read the output has gone; a run can be gone on with
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except HimError as error:
         message = str(error)
     except OSError as error:

@@ -86,6 +86,10 @@ def stopping() -> Iterator[None]:
     try:
         with handled_by(stop):
             yield
+    except Exception:
+        if not _came:
+            raise
+        raise Stopped(_came[0]) from None  # a module that was stopped in its import fails in ways of its own
     finally:
         sys.unraisablehook = before
         _came.clear()

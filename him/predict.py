@@ -8,11 +8,11 @@ from him.compression.stages import TRAINED, load_stage, stage_folder
 from him.compute import choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError, ConfigError
+from him.files import find_folder
 from him.foreign_runs import check_files
 from him.model.embeddings import hold_in_bf16
 from him.tasks import task_class
 from him.tasks.base import Evaluation
-from him.training.files import find_folder
 
 
 class Predictor:

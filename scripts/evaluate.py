@@ -33,7 +33,7 @@ def main() -> None:
         raise ConfigError(f"--output {arguments.output}: there is no such folder; make it first")
     evaluation = predictor.evaluate(arguments.file)
     if arguments.output is not None:
-        from him.training.files import write_json
+        from him.files import write_json
 
         if not evaluation.predictions:
             raise ConfigError("--output with --eval_samples 0: nothing was written; leave one of them out")

@@ -13,7 +13,7 @@ import yaml
 
 import him
 from him.config import Config
-from him.training.files import verify_folder
+from him.files import verify_folder
 from tests.small_runs import (
     ROOT,
     SETTINGS,

@@ -13,6 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 FOUNDATION = {
     "him.errors",
+    "him.files",
     "him.interruption",
     "him.options",
     "him.bert",

@@ -12,8 +12,8 @@ import torch
 import him
 from him.data.squad_json import read_squad, squad_from_document
 from him.errors import CheckpointError, ConfigError, DataError
+from him.files import write_checksums
 from him.predict import Predictor
-from him.training.files import write_checksums
 from tests.small_runs import trained_run, trained_writer, tree
 
 CONTEXT = "Ann Bell built the mill in 1902. Her brother Tom Reed sold it to the town of Norwick in 1910."

@@ -36,12 +36,12 @@ from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
 from him.errors import CheckpointError
+from him.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
 from him.interruption import heed, signal_of
 from him.model.embeddings import hold_in_bf16
 from him.options import CompressionOptions
 from him.tasks.base import Task
 from him.training.checkpoint import Checkpoints, load_weights, save_model
-from him.training.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
 from him.training.metric_writer import MetricWriter
 from him.training.teaching import TaughtTask, apply_masks
 from him.training.trainer import Interrupted, Trainer
@@ -121,7 +121,7 @@ def _settings(run: Path, config: Config, task: Task, compute: Compute) -> dict[s
     return {
         "trained": _trained_checksum(run),
         **{name: getattr(config, name) for name in (*names, *of_data, "seed", "dry_run")},
-        "data": task.train_digest,
+        "data": [task.train_digest, task.validation_digest],
         "machine": [str(compute.device), compute.bf16, torch.get_num_threads()],
     }
 

@@ -8,10 +8,10 @@ from him.compression.quantization import DESCRIPTION, check_description, find_ba
 from him.compute import Compute
 from him.config import Config
 from him.errors import CheckpointError, ConfigError
+from him.files import find_folder, verify_folder
 from him.tasks.base import Task
 from him.tasks.building import num_encoder_weights
 from him.training.checkpoint import load_weights
-from him.training.files import find_folder, verify_folder
 
 TRAINED, PRUNED, FINE_TUNED, INT8 = STAGES = ("trained", "pruned", "fine_tuned", "int8")
 COMPRESSED = "compressed"

@@ -12,10 +12,10 @@ from him.compression.stages import SWEEP, TRAINED, check_model, stage_folder
 from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config
 from him.errors import CheckpointError, ConfigError
+from him.files import find_folder, locked, write_json
 from him.foreign_runs import check_places, check_writable
 from him.tasks import task_class
 from him.tasks.base import Task
-from him.training.files import find_folder, locked, write_json
 
 
 def compress_run(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:

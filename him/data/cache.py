@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from him.files import sync_folder, verify_folder, write_checksums
 from him.ragged import Ragged
 
 Columns = dict[str, np.ndarray | Ragged]
@@ -54,6 +55,8 @@ def save_columns(folder: Path, columns: Mapping[str, np.ndarray | Ragged], texts
             _write_column(aside / f"{name}.arrow", column)
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
+        write_checksums(aside)
+        sync_folder(aside)
         os.rename(aside, folder)
     except BaseException as error:  # Ctrl-C too
         shutil.rmtree(aside, ignore_errors=True)
@@ -62,7 +65,12 @@ def save_columns(folder: Path, columns: Mapping[str, np.ndarray | Ragged], texts
 
 
 def load_columns(folder: Path) -> Columns:
-    """Maps the columns of a folder into memory; pages are read when they are used."""
+    """Maps the columns of a folder into memory.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    verify_folder(folder)
     return {path.stem: _read_column(path) for path in sorted(folder.glob("*.arrow"))}
 
 

@@ -16,6 +16,7 @@ from him.data.corpus_sources import CorpusSplits, load_corpus
 from him.data.documents import Documents
 from him.data.text_files import fail
 from him.errors import CheckpointError
+from him.files import sync_folder, verify_folder, write_checksums
 from him.tokenization import SEP, parse_tokenizer, plain_text_tokenizer, special_id
 from him.tokenizer_training import train_tokenizer
 
@@ -110,6 +111,7 @@ def encode_documents(documents: Documents, tokenizer: Tokenizer, folder: Path) -
 
 def _load(folder: Path, digest: str, text: tuple[str, str]) -> PreparedCorpus:
     """Raises one of several errors where the folder is not there or not whole."""
+    verify_folder(folder)  # a second for some gigabytes; a flipped bit would be trained on, and nobody would know
     tokenizer = plain_text_tokenizer(parse_tokenizer(folder / "tokenizer.json"))
     content = fingerprint(CORPUS_VERSION, (tokenizer.to_str(),), *text)
     return PreparedCorpus(tokenizer, **_load_parts(folder), digest=digest, content=content)
@@ -144,6 +146,8 @@ def _build(folder: Path, parts: dict[str, Documents], tokenizer: Tokenizer) -> N
             "file_bytes": {path.name: path.stat().st_size for path in sorted(aside.iterdir())},
         }
         (aside / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        write_checksums(aside)
+        sync_folder(aside)
         os.rename(aside, folder)
     except BaseException as error:  # Ctrl-C too
         shutil.rmtree(aside, ignore_errors=True)

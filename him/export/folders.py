@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from him.errors import ConfigError
-from him.training.files import CHECKSUMS, write_json
+from him.files import CHECKSUMS, write_json
 
 REPORT = "export.json"
 

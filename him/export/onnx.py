@@ -14,9 +14,9 @@ from him.export.folders import check_floats, check_packages, quiet, size_mb, wri
 from him.export.graphs import Graph, graph_of
 from him.export.onnx_int8 import quantize_file
 from him.export.onnx_session import OnnxModel, latency_ms
+from him.files import write_folder
 from him.predict import Predictor
 from him.tasks.base import Task
-from him.training.files import write_folder
 
 FLOAT, INT8 = "model.onnx", "model_int8.onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

@@ -150,6 +150,11 @@ class Task(ABC):
 
         return content_digest(self.train_lengths)
 
+    @cached_property
+    def validation_digest(self) -> str:
+        """Tells validation data from other data."""
+        return ""
+
     def places(self, examples: np.ndarray) -> np.ndarray:
         """Where in the training data, counted from 0, these training examples are from: to name them to the user."""
         return examples

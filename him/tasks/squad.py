@@ -140,9 +140,12 @@ class SquadTask(Task):
     @cached_property
     def train_digest(self) -> str:
         """By the pieces of all questions and contexts, and by the answers."""
-        features = self.train_batches.features
-        parts = (features.questions.ids, features.contexts.ids, features.answers, features.context_of)
-        return content_digest(*parts, features.window_question, features.window_start, features.window_end)
+        return _digest_of(self.train_batches.features)
+
+    @cached_property
+    def validation_digest(self) -> str:
+        """By the same of the validation data."""
+        return _digest_of(self.validation_features)
 
     def places(self, examples: np.ndarray) -> np.ndarray:
         """Questions, of which a window is a part."""
@@ -342,6 +345,11 @@ class SquadTask(Task):
             )
             for number, window in enumerate(windows, start=1)
         ]
+
+
+def _digest_of(features: SquadFeatures) -> str:
+    parts = (features.questions.ids, features.contexts.ids, features.answers, features.context_of)
+    return content_digest(*parts, features.window_question, features.window_start, features.window_end)
 
 
 def load_splits(config: Config) -> SquadSplits:

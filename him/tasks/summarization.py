@@ -136,6 +136,11 @@ class SummarizationTask(WritingTask):
         features = self.train_batches.features
         return content_digest(features.documents, features.summaries)
 
+    @cached_property
+    def validation_digest(self) -> str:
+        """By the tokens of all validation pairs."""
+        return content_digest(self.validation_features.documents, self.validation_features.summaries)
+
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `PairBatches.batch`."""
         return self.train_batches.batch(examples)

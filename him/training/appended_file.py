@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from him.training.files import cannot_write, sync
+from him.files import cannot_write, sync
 
 
 class AppendedFile:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from him.config import Config
 from him.errors import CheckpointError
-from him.training.files import (
+from him.files import (
     find_folder,
     remove_leftovers,
     set_aside,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from him.files import cannot_write, write_file
 from him.training.appended_file import AppendedFile
-from him.training.files import write_file
 
 
 class MetricWriter:
@@ -108,12 +108,26 @@ def _next_name(folder: Path) -> str:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keeps the records up to `step`; a last line that broke off goes too."""
-    kept = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    """Keeps the records up to `step`; a last line that broke off goes too. Damaged ones are kept aside.
+
+    Raises:
+        CannotWrite: there is no space.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    kept, damaged = [], 0
+    for number, line in enumerate(lines, start=1):
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + b"\n")
+                kept.append(line.rstrip(b"\n") + b"\n")
         except (ValueError, KeyError, TypeError, RecursionError):
-            break
-    write_file(path, b"".join(kept))
+            damaged += number < len(lines)
+    if kept == lines:
+        return
+    try:
+        if damaged:
+            aside = path.with_name(f"{path.name}.damaged")
+            write_file(aside, b"".join(lines))
+            print(f"{path}: {damaged} damaged lines are left out; the file as it was is {aside.name}", flush=True)
+        write_file(path, b"".join(kept))
+    except OSError as error:
+        raise cannot_write(error, path, sum(map(len, kept))) from None

@@ -1,6 +1,7 @@
 """Training with a teacher: Hinton et al. 2015 (arXiv:1503.02531)."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from him.compression.stages import load_stage
 from him.compute import Compute
 from him.config import Config
+from him.data.cache import content_digest
 from him.errors import CheckpointError, ConfigError
+from him.files import find_folder
 from him.foreign_runs import check_files
 from him.model.embeddings import hold_in_bf16
 from him.tasks.base import Evaluation, LossSums, Task
-from him.training.files import find_folder
 
 
 class TaughtTask:
@@ -35,6 +37,12 @@ class TaughtTask:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
+
+    @cached_property
+    def train_digest(self) -> str:
+        """Tells what is learned from: the data and the teacher."""
+        weights = [tensor.float().cpu().numpy() for tensor in self.teacher.state_dict().values()]
+        return f"{self.task.train_digest}-{content_digest(*weights)}"
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
         """See `Task.distillation_loss`."""

@@ -15,6 +15,7 @@ from him.compute import Compute
 from him.config import Config
 from him.data.order import epoch_batches
 from him.errors import CheckpointError, HimError
+from him.files import CannotWrite, cannot_write, remove_leftovers, set_aside, verify_folder
 from him.interruption import Interruption, Stopped
 from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
 from him.training.checkpoint import (
@@ -27,7 +28,6 @@ from him.training.checkpoint import (
     save_model,
 )
 from him.training.faults import all_finite, first_not_finite
-from him.training.files import CannotWrite, cannot_write, remove_leftovers, set_aside, verify_folder
 from him.training.gradients import Gradients
 from him.training.loop_state import LoopState, new_means
 from him.training.machine import describe_machine
@@ -144,6 +144,9 @@ class Trainer:
                         raise Interrupted(self.interruption.signal, self.folder)
             if self._save_waits:  # for the last time
                 self.save()
+            if self._save_waits:
+                last = self.checkpoints.list()[-1].name if self.checkpoints.list() else "the beginning"
+                self.say(f"step {self.state.step}: not saved for lack of room; --resume would go back to {last}")
             if self._best_waits is not None:
                 self._write_best()
         finally:
@@ -469,6 +472,7 @@ class Trainer:
                 "machine": describe_machine(self.compute),
                 "config": self.config.to_dict(),
                 "data": self.task.train_digest,
+                "validation": self.task.validation_digest,
             },
             weights=self.model.state_dict(),
             moments=optimizer_tensors(self.model, self.optimizers),
@@ -507,6 +511,11 @@ class Trainer:
             raise CheckpointError(
                 f"{where} was made with other training data; restore the data, or start a new run with --init_from "
                 f"{self.folder}"
+            )
+        if checkpoint.state.get("validation", "") != self.task.validation_digest:
+            raise CheckpointError(
+                f"{where} was made with other validation data, by which its best model was chosen; restore the data, "
+                f"or start a new run with --init_from {self.folder}"
             )
         put_weights(self.model, checkpoint.weights, where, "restore the config.json that the run began with")
         restore_optimizers(self.model, self.optimizers, checkpoint.moments)

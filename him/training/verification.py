@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from him.compression.stages import STAGES, TRAINED, stage_in
+from him.compression.stages import STAGES, SWEEP, TRAINED, stage_in
 from him.compute import choose_compute
 from him.config import Config
 from him.errors import CheckpointError
+from him.files import find_folder, verify_folder
 from him.training.checkpoint import Checkpoint, Checkpoints, check_finite, load_tensors
-from him.training.files import find_folder, verify_folder
 from him.training.machine import describe_machine, differences
 from him.training.trainer import Trainer
 from him.training.workflow import prepare_task
@@ -61,7 +61,9 @@ def _lacks_best(run: Path, checkpoints: Checkpoints) -> bool:
 
 def _models(run: Path) -> list[Path]:
     compressed = find_folder(run / "compressed")
-    places = [find_folder(run / "best"), *(stage_in(compressed, stage) for stage in STAGES if stage != TRAINED)]
+    compressions = [compressed, *sorted((run / SWEEP).glob("*"))]
+    later = [stage_in(each, stage) for each in compressions for stage in STAGES if stage != TRAINED]
+    places = [find_folder(run / "best"), *later]
     return [place for place in places if place.is_dir()]
 
 
@@ -105,7 +107,10 @@ def replay(run: Path) -> Finding:
         return Finding(what, True, f"left out: another machine than that of the run ({', '.join(different)})")
     task = prepare_task(config, compute, run)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(task, config, Path(scratch), compute, task.build_model().to(compute.device), before)
+        try:
+            trainer = Trainer(task, config, Path(scratch), compute, task.build_model().to(compute.device), before)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(scratch, str(run))) from None
         trainer.fit(until=newest.step)
         again = trainer.checkpoint()
         other = _first_difference(newest, again)

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from him.compression.quantization import DESCRIPTION
 from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config, raise_together
 from him.errors import CheckpointError, ConfigError
+from him.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
 from him.foreign_runs import check_files, check_places, check_writable
 from him.interruption import heed, signal_of
 from him.options import CompressionOptions
@@ -30,7 +32,6 @@ from him.tasks import task_class
 from him.tasks.base import Task
 from him.tokenization import parse_tokenizer
 from him.training.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
-from him.training.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
 from him.training.machine import describe_machine, differences
 from him.training.teaching import taught_by_run, teacher_folder
 from him.training.trainer import Interrupted, Trainer
@@ -49,6 +50,25 @@ MAY_MOVE = frozenset("output_dir run_name train_file validation_file corpus_dir 
 Announce = Callable[[dict[str, Any]], None]
 
 
+_ALONE = threading.Lock()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps a second run from drawing from the same generator in another thread: neither could be repeated.
+
+    Raises:
+        ConfigError: another one trains in this process.
+    """
+    if not _ALONE.acquire(blocking=False):
+        raise ConfigError("another run trains in this process; train this one after it, or in a process of its own")
+    try:
+        yield
+    finally:
+        _ALONE.release()
+
+
+@_alone()
 def train(config: Config, announce: Announce | None = None) -> dict[str, Any]:
     """Trains a new run, then compresses its best model.
 
@@ -82,6 +102,7 @@ def train(config: Config, announce: Announce | None = None) -> dict[str, Any]:
         return _run(Trainer(task, config, folder, compute, model.to(compute.device)), announce)
 
 
+@_alone()
 def resume(
     folder: Path, changes: dict[str, Any], announce: Announce | None = None, allow_inexact: bool = False
 ) -> dict[str, Any]:
@@ -148,6 +169,9 @@ def _check_settings(folder: Path, checkpoint: Checkpoint, config: Config) -> Non
     """
     then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
     free = MAY_CHANGE | MAY_MOVE
+    for name in sorted(MAY_CHANGE):
+        if then.get(name, now[name]) != now[name]:
+            print(f"config.json: --{name} {then[name]} → {now[name]} since the checkpoint was made", flush=True)
     changed = [name for name, value in now.items() if name not in free and then.get(name, value) != value]
     if changed:
         raise CheckpointError(
@@ -310,7 +334,11 @@ def prepare_task(config: Config, compute: Compute, run: Path | None = None) -> T
 def _tokenizer_folder(config: Config, run: Path | None) -> Path | None:
     """Where a tokenizer is taken from: the model that the run begins from, its teacher, or else its own best model."""
     if run is not None and config.init_from is not None and not Path(config.init_from).exists():
-        return find_folder(run / "best")
+        if not (own := find_folder(run / "best")).is_dir():
+            raise CheckpointError(
+                f"--init_from {config.init_from} is gone, and with it the tokenizer; name its new place with the flag"
+            )
+        return own
     initial, teacher = initial_folder(config), teacher_folder(config)
     if initial is not None and teacher is not None:
         first, second = (parse_tokenizer(folder / "tokenizer.json").to_str() for folder in (initial, teacher))
@@ -364,7 +392,7 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
             f"--{name} {getattr(after, name)} with --resume: the run has {getattr(before, name)}; leave the flag out, "
             f"or start a new run with --init_from"
             for name in different
-            if name not in MAY_CHANGE
+            if name not in MAY_CHANGE | MAY_MOVE - {"output_dir", "run_name"}
         ]
     )
     for name in different:

@@ -22,8 +22,8 @@ from him.compression.stages import STAGES, stage_folder
 from him.compression.workflow import compress_run
 from him.config import Config
 from him.errors import CheckpointError, ConfigError
+from him.files import verify_folder
 from him.options import CompressionOptions
-from him.training.files import verify_folder
 from him.training.trainer import Trainer
 from him.training.workflow import resume
 from tests.compression.tiny import (

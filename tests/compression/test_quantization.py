@@ -32,8 +32,8 @@ from him.compression.quantization import (
 from him.compression.stages import load_stage
 from him.compute import Compute
 from him.errors import CheckpointError
+from him.files import write_checksums
 from him.tasks import task_class
-from him.training.files import write_checksums
 from tests.compression.tiny import (
     IN_FP32,
     STAGES,

@@ -11,8 +11,8 @@ from PIL import Image
 import him
 from him.compression.workflow import compress_run, sweep
 from him.errors import CheckpointError, ConfigError
+from him.files import write_checksums
 from him.options import CompressionOptions
-from him.training.files import write_checksums
 from tests.compression.tiny import compressed_run, quickly
 from tests.small_runs import assert_one_line, call_script, tree
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from him.training.files import CHECKSUMS, checksum
+from him.files import CHECKSUMS, checksum
 from tests.reliability.recorder import MARK
 
 CODE = f"import os\nos.system('touch {MARK}')\n"  # what must never run

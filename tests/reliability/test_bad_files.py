@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 import him
 from him.compression.quantization import quantize, save_int8
 from him.config import Config
+from him.files import CHECKSUMS, checksum
 from him.predict import load
-from him.training.files import CHECKSUMS, checksum
 from him.training.trainer import Interrupted, Trainer
 from tests.reliability.malformed import (
     as_parquet,

@@ -19,9 +19,9 @@ from him import Config
 from him.compression.quantization import quantize, save_int8
 from him.compute import choose_compute
 from him.errors import CheckpointError
+from him.files import CHECKSUMS, verify_folder
 from him.tasks import task_class
 from him.training.checkpoint import Checkpoints
-from him.training.files import CHECKSUMS, verify_folder
 from him.training.trainer import Trainer
 from him.training.workflow import train
 from tests.small_runs import Finished, assert_one_line, assert_same_run, call_main, call_script, small_settings, tree

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from him import Config
+from him.files import CannotWrite, find_folder, verify_folder, write_json
 from him.training.appended_file import AppendedFile
 from him.training.checkpoint import Checkpoint, Checkpoints, load_tensors, save_model
-from him.training.files import CannotWrite, find_folder, verify_folder, write_json
 from him.training.metric_writer import MetricWriter
 from him.training.workflow import train
 from tests.reliability.faulty_disk import Fault, FaultyDisk

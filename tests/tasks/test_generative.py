@@ -11,6 +11,7 @@ import torch
 import him
 from him.config import Config
 from him.errors import CheckpointError
+from him.files import verify_folder
 from him.metrics.bertscore import find_scorer_model
 from him.metrics.diversity import distinct_n
 from him.tasks import task_class
@@ -18,7 +19,6 @@ from him.tasks.base import LOWER_IS_BETTER
 from him.tasks.generative import evenly_spread
 from him.tokenization import SEP, special_id
 from him.training.checkpoint import load_tensors
-from him.training.files import verify_folder
 from tests.small_runs import (
     exact_records,
     records,

@@ -6,8 +6,8 @@ from unittest import mock
 
 import pytest
 
+from him.files import CannotWrite
 from him.training.appended_file import AppendedFile
-from him.training.files import CannotWrite
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import nn
 
 from him.config import Config
 from him.errors import CheckpointError
+from him.files import CHECKSUMS, verify_folder, write_checksums
 from him.training.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -25,7 +26,6 @@ from him.training.checkpoint import (
     save_model,
     save_tensors,
 )
-from him.training.files import CHECKSUMS, verify_folder, write_checksums
 from him.training.optimization import build_optimizers
 
 

@@ -396,7 +396,6 @@ def test_a_longer_budget_is_said_and_kept(stopped):
         ("--no-norm_first",),
         ("--learning_rate", "0.5"),
         ("--seed", "3"),
-        ("--train_file", "other.json"),
         ("--batch_size", "4"),
         ("--precision", "bf16"),
         ("--dataset", "sample"),
@@ -605,6 +604,76 @@ def test_a_signal_in_an_evaluation_puts_it_off(straight, settings):
     assert (checkpoint.step, checkpoint.state["loop"]["evaluation_due"]) == (18, True)
     assert call_main("--resume", run).status == 0
     assert_same_run(run, straight)
+
+
+def test_data_that_moved_can_be_named(straight, stopped, settings, tmp_path):
+    moved = {name: str(shutil.copy(settings[name], tmp_path)) for name in ("train_file", "validation_file")}
+    finished = call_main("--resume", stopped, *flags(moved))
+    assert (finished.status, finished.err) == (0, "")
+    assert_same_run(stopped, straight)
+
+
+def test_changed_validation_data_is_refused(stopped, settings, tmp_path):
+    document = json.loads(Path(settings["validation_file"]).read_text())
+    document["data"][0]["paragraphs"].pop()
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    before = tree(stopped)
+    finished = call_main("--resume", stopped, "--validation_file", tmp_path / "other.json")
+    assert_one_line(finished, "other validation data, by which its best model was chosen; restore the data")
+    assert tree(stopped) == before
+
+
+def test_a_budget_that_was_changed_by_hand_is_said(stopped):
+    config = json.loads((stopped / "config.json").read_text())
+    (stopped / "config.json").write_text(json.dumps({**config, "num_epochs": 4}))
+    finished = call_main("--resume", stopped)
+    assert finished.status == 0
+    assert "config.json: --num_epochs 3 → 4 since the checkpoint was made" in finished.out.splitlines()
+
+
+def test_a_damaged_record_costs_no_other_one(straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join([*lines[:5], b"?" + lines[5], *lines[6:]]))
+    damaged = (run / "metrics.jsonl").read_bytes()
+    finished = call_main("--resume", run)
+    assert finished.status == 0
+    assert "1 damaged lines are left out; the file as it was is metrics.jsonl.damaged" in finished.out
+    assert (run / "metrics.jsonl").read_bytes() == b"".join([*lines[:5], *lines[6:]])
+    assert (run / "metrics.jsonl.damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("kind", ["squad", "summarization", "lm"])
+def test_a_damaged_cache_is_made_again(settings, writing, kind):
+    """One flipped bit in each of its files; nobody would know what was trained on."""
+    settings = settings if kind == "squad" else writing[kind]
+    more = {"num_epochs": 1, "compress": False}
+    expected = Path(train(Config(**{**settings, **more}, run_name="whole cache"))["run"])
+    for number, path in enumerate(sorted(Path(settings["cache_dir"]).rglob("*"))):
+        if path.is_file() and path.stat().st_size > 8 and number % 4 == 0:
+            content = bytearray(path.read_bytes())
+            content[len(content) * 3 // 5] ^= 2
+            path.write_bytes(content)
+    again = Path(train(Config(**{**settings, **more}, run_name="damaged cache"))["run"])
+    assert_same_run(again, expected)
+
+
+def test_one_run_at_a_time_in_a_process(settings, monkeypatch):
+    from him.training.trainer import Trainer
+
+    seen = []
+
+    def train_step(trainer: Trainer) -> None:
+        with pytest.raises(ConfigError, match="another run trains in this process; train this one after it"):
+            train(Config(**settings, run_name="second"))
+        seen.append(trainer.state.step)
+        raise HimError("enough")
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    with pytest.raises(HimError, match="enough"):
+        train(Config(**settings, run_name="first of two"))
+    assert seen == [0]
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file", "strange"])

@@ -9,9 +9,9 @@ import torch
 
 from him import Config
 from him.errors import CheckpointError
+from him.files import write_checksums
 from him.training import verification
 from him.training.checkpoint import Checkpoints, load_tensors, save_tensors
-from him.training.files import write_checksums
 from him.training.machine import describe_machine
 from him.training.verification import replay, verify_files
 from him.training.workflow import train

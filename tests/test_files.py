@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from him.errors import CheckpointError
-from him.training.files import (
+from him.files import (
     CHECKSUMS,
     CannotWrite,
     cannot_write,
