@@ -28,6 +28,7 @@ def test_all_configurations_are_found():
         "shakespeare.yaml",
         "shakespeare_short.yaml",
         "squad.yaml",
+        "squad_extra.yaml",
         "squad_guide.yaml",
         "squad_minilm.yaml",
         "squad_no_lexical.yaml",
