@@ -12,11 +12,10 @@ from him.compression.stages import load_stage
 from him.compute import Compute
 from him.config import Config
 from him.data.cache import content_digest
-from him.errors import CheckpointError, ConfigError
-from him.files import find_folder
-from him.foreign_runs import check_files
+from him.errors import ConfigError
 from him.model.embeddings import hold_in_bf16
 from him.tasks.base import Evaluation, LossSums, Task
+from him.training.earlier_model import earlier_model
 
 
 class TaughtTask:
@@ -73,16 +72,8 @@ def teacher_folder(config: Config) -> Path | None:
     """
     if config.teacher is None:
         return None
-    best = find_folder(Path(config.teacher) / "best")
-    if not (best / "model.safetensors").is_file():
-        raise CheckpointError(f"--teacher {config.teacher}: no finished model there (no folder best); name a run")
-    check_files(best)
+    best = earlier_model("--teacher", config.teacher, config.task_type)
     teacher = Config.load(best / "config.json")
-    if teacher.task_type != config.task_type:
-        raise CheckpointError(
-            f"--teacher {config.teacher}: a {teacher.task_type} model, and --task_type is {config.task_type}; name a "
-            f"run of {config.task_type}"
-        )
     if config.max_seq_len > teacher.max_seq_len and teacher.positions == "learned":
         raise ConfigError(
             f"--max_seq_len {config.max_seq_len}: the teacher reads {teacher.max_seq_len} tokens; use at most that"

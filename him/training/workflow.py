@@ -20,7 +20,6 @@ from torch import nn
 from him.bert import check_settings, is_bert
 from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
-from him.compression.quantization import DESCRIPTION
 from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config, raise_together
 from him.errors import CheckpointError, ConfigError
@@ -32,6 +31,7 @@ from him.tasks import task_class
 from him.tasks.base import Task
 from him.tokenization import parse_tokenizer
 from him.training.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
+from him.training.earlier_model import earlier_model
 from him.training.machine import describe_machine, differences
 from him.training.teaching import taught_by_run, teacher_folder
 from him.training.trainer import Interrupted, Trainer
@@ -362,21 +362,7 @@ def initial_folder(config: Config) -> Path | None:
         check_files(Path(config.init_from))
         check_settings(config, Path(config.init_from))
         return Path(config.init_from)
-    best = find_folder(Path(config.init_from) / "best")
-    if not best.is_dir() and (Path(config.init_from) / "model.safetensors").is_file():
-        best = Path(config.init_from)  # a model of another stage, such as RUN/compressed/pruned
-    if not best.is_dir():
-        raise CheckpointError(f"--init_from {config.init_from}: no finished model there (no folder best); name a run")
-    if (best / DESCRIPTION).is_file():
-        raise CheckpointError(f"--init_from {config.init_from}: an int8 model cannot be trained; name another stage")
-    check_files(best)
-    earlier = Config.load(best / "config.json")
-    if earlier.task_type != config.task_type:
-        raise CheckpointError(
-            f"--init_from {config.init_from}: a {earlier.task_type} model, and --task_type is {config.task_type}; name "
-            f"a run of {config.task_type}"
-        )
-    return best
+    return earlier_model("--init_from", config.init_from, config.task_type)
 
 
 def _changed(before: Config, changes: dict[str, Any]) -> Config:

@@ -33,7 +33,7 @@ def zipped() -> bytes:
     """A zip archive with members outside of the folder that it is unpacked in, among them what torch.load looks for."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
-        for name in ("archive/data.pkl", "../escaped.txt", "/tmp/hostile_mark.txt", f"{MARK}.py"):
+        for name in ("archive/data.pkl", "../escaped.txt", "/hostile_mark.txt", f"{MARK}.py"):
             archive.writestr(name, CODE if name.endswith(".py") else pickled())
     return made.getvalue()
 
@@ -42,7 +42,7 @@ def tarred() -> bytes:
     """A tar archive like it, with a link that leads out."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
-        for name in ("../escaped.txt", "/tmp/hostile_mark.txt", "train.pkl", f"{MARK}.py"):
+        for name in ("../escaped.txt", "/hostile_mark.txt", "train.pkl", f"{MARK}.py"):
             part = tarfile.TarInfo(name)
             part.size = len(pickled())
             archive.addfile(part, io.BytesIO(pickled()))

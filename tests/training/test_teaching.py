@@ -87,6 +87,14 @@ def test_a_teacher_of_another_task(settings):
     assert_one_line(finished, "a lm model, and --task_type is squad; name a run of squad")
 
 
+def test_an_int8_model_is_no_teacher(settings, tmp_path):
+    folder = tmp_path / "int8"
+    shutil.copytree(Path(settings["teacher"]) / "best", folder)
+    (folder / "quantization.json").write_text("{}")
+    finished = call_main(*flags({**settings, "teacher": folder, "run_name": "no"}))
+    assert_one_line(finished, f"--teacher {folder}: an int8 model cannot be trained, nor teach; name another stage")
+
+
 def test_a_teacher_of_another_tokenizer_than_the_beginning(settings, tmp_path):
     first = tmp_path / "first"
     shutil.copytree(settings["teacher"], first)
