@@ -1,10 +1,11 @@
-"""Times HIM against what one would otherwise use, on this machine, in turn and in equal conditions.
+"""Measures HIM against what one would otherwise use, on this machine, in turn and in equal conditions.
 
 python scripts/benchmark.py train --num_threads 2
 python scripts/benchmark.py train --train_file train.json --contestants plain him --rounds 5
 python scripts/benchmark.py features --train_file train.json
 python scripts/benchmark.py lm --train_file input.txt --num_threads 2
 python scripts/benchmark.py generate --num_threads 2
+python scripts/benchmark.py ngram runs/NAME
 """
 
 import argparse
@@ -36,6 +37,7 @@ FLAGS = {
         *("seed", *HIM_FLAGS, "optimizer", "muon_learning_rate", *MACHINE_FLAGS),
     ),
     "generate": ("task_type", "num_beams", "vocab_size", "seed", *SHAPE_FLAGS, *HIM_FLAGS, *MACHINE_FLAGS),
+    "ngram": (),  # all is in the run's config.json
 }
 # What differs from a run of HIM where nobody says anything.
 DEFAULTS = {"lm": LM_SETTINGS, "generate": {"task_type": "lm", "vocab_size": 8192}}
@@ -44,6 +46,7 @@ HELP = {
     "features": "building the features of question answering",
     "lm": "training a language model; without flags, in nanoGPT's configuration for CPUs",
     "generate": "writing texts with a cache and without",
+    "ngram": "a finished run of lm beside n-gram models of the same text, in bits a byte",
 }
 OWN_HELP = {
     "dataset": "hub name, or `sample` for the built-in data [sample, without --train_file]",
@@ -65,6 +68,7 @@ COUNTS = {
         "prompt_tokens": "tokens of each",
         "max_new_tokens": "new tokens of each",
     },
+    "ngram": {},
 }
 
 
@@ -78,7 +82,8 @@ def build_parser() -> Parser:
     for name, text in HELP.items():
         command = added[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         add_settings(command, FLAGS[name], OWN_HELP)
-        command.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of each [3]")
+        if name != "ngram":  # which gives the same each time
+            command.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of each [3]")
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         for flag, meaning in COUNTS[name].items():
             value = defaults[name][flag]
@@ -111,6 +116,10 @@ def build_parser() -> Parser:
         default=sizes,
         metavar="N",
         help=f"those of the ways without a cache [{' '.join(map(str, sizes))}]",
+    )
+    added["ngram"].add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as runs/NAME")
+    added["ngram"].add_argument(
+        "--orders", type=count, nargs="+", default=[2, 3, 5], metavar="N", help="those of the models [2 3 5]"
     )
     return parser
 
@@ -165,6 +174,11 @@ def run(arguments: argparse.Namespace, config: Config) -> tuple[dict[str, Any], 
 
         result = compare_generation(config, plan_of(GenerationPlan, arguments))
         return result, generation_table(result)
+    if arguments.command == "ngram":
+        from him.benchmark.ngram import compare_with_ngrams, ngram_table
+
+        result = compare_with_ngrams(arguments.run, arguments.orders)
+        return result, ngram_table(result)
     from him.benchmark.requirements import require_peers
 
     require_peers()
