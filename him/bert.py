@@ -12,7 +12,14 @@ from him.errors import CheckpointError, ConfigError
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 # What a pretrained encoder is fine-tuned with, where nobody says something else: Devlin et al. 2018, appendix A.3, with
 # a rate that suits the smaller encoders; what it knows is lost at the rates that training from scratch needs.
-RECIPE = {"learning_rate": 1e-4, "dropout": 0.1, "word_dropout": 0.0, "num_epochs": 3}
+RECIPE = {
+    "learning_rate": 2e-4,
+    "dropout": 0.1,
+    "word_dropout": 0.0,
+    "ema_decay": 0.99,
+    "num_epochs": 3,
+    "pretrain_epochs": 0,
+}
 LONGEST = 384  # tokens; a sequence is as long as in the public recipes for SQuAD, though there are more places
 
 

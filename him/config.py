@@ -26,6 +26,7 @@ from him.options import (
     ModelOptions,
     OptimizationOptions,
     OutputOptions,
+    PretrainingOptions,
     TrainingOptions,
 )
 
@@ -36,6 +37,7 @@ class Config(
     DataOptions,
     OptimizationOptions,
     TrainingOptions,
+    PretrainingOptions,
     GenerationOptions,
     CompressionOptions,
     OutputOptions,
@@ -79,7 +81,8 @@ class Config(
             CheckpointError: it is missing, damaged, or from a version with other settings.
         """
         try:
-            return cls(**known(json.loads(path.read_text(encoding="utf-8")), str(path)))
+            settings = known(json.loads(path.read_text(encoding="utf-8")), str(path))
+            return cls(**{**OF_OLDER_RUNS, **settings})
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file; {path.parent} is not a run of HIM") from None
         except (OSError, ValueError, TypeError, ConfigError, RecursionError) as error:
@@ -89,6 +92,9 @@ class Config(
 LARGEST_WHOLE = 2**31 - 1
 SHOWN_CHARACTERS = 60  # of a value in a message
 SHOWN_UNKNOWN = 10  # names in one message; a file of other things has thousands
+
+# What a run does that was made before there was a setting for it, where that is not the default.
+OF_OLDER_RUNS = {"word_links": False}
 
 # What a run that continues another one takes from it: what its weights have to fit.
 SHAPE = (
@@ -104,14 +110,15 @@ SHAPE = (
     "activation",
     "positions",
     "lexical_features",
+    "word_links",
     "copy_head",
     "max_seq_len",
 )
 
 
 def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the model shape of the run that `init_from` among them names, where they say nothing else; of a
-    pretrained encoder with what it is best fine-tuned with, too.
+    """Settings with the model shape of the run that `init_from` among them names, where they say nothing else, and
+    without a pretraining; of a pretrained encoder with what it is best fine-tuned with, too.
 
     A run of another task, or none, is left to whoever loads its weights.
 
@@ -127,7 +134,7 @@ def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
     earlier = Config.load(found[0])
     if earlier.task_type != settings.get("task_type", Config().task_type):
         return dict(settings)
-    shape = {name: getattr(earlier, name) for name in SHAPE}
+    shape = {"pretrain_epochs": 0} | {name: getattr(earlier, name) for name in SHAPE}
     if {"num_encoder_layers", "num_heads", "dim_feedforward"} & settings.keys():  # then not the widths of its layers
         shape |= {"layer_heads": (), "layer_feedforward": ()}
     return shape | dict(settings)

@@ -125,9 +125,11 @@ def add_settings(parser: Any, names: Sequence[str], own_help: Mapping[str, str] 
     """
     known = {each.name: each for each in fields(Config)}
     for name in names:
-        plural = {"nargs": "+"} if known[name].default == () else {}
         text = (own_help or {}).get(name, known[name].metadata["help"]).replace("%", "%%")
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar="VALUE", help=text, **plural)
+        form = {"metavar": "VALUE"} | ({"nargs": "+"} if known[name].default == () else {})
+        if kind_of(known[name])[0] is bool:
+            form = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **form)
 
 
 def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None, bool]:

@@ -13,7 +13,7 @@ from him.config import Config
 from him.errors import CheckpointError, ConfigError
 
 # What is in a place that HIM has written to before.
-OWN = {"cache_dir": ("squad-*", "pairs-*", "corpus-*"), "attention_dir": ("*/epoch*_layer*.png",)}
+OWN = {"cache_dir": ("squad-*", "pairs-*", "corpus-*", "pretrained-*"), "attention_dir": ("*/epoch*_layer*.png",)}
 
 
 def check_files(folder: Path) -> None:

@@ -59,6 +59,9 @@ class ModelOptions:
     lexical_features: bool = option(
         True, "question answering: feed in word matches, shapes and rarity", tasks=("squad",)
     )
+    word_links: bool = option(
+        True, "question answering: equal words of question and context share a mark", tasks=("squad",)
+    )
     copy_head: bool = option(True, "summarization: words may be copied from the document", tasks=("summarization",))
 
 
@@ -81,6 +84,14 @@ class DataOptions:
     )
     first_file_last: bool = option(
         False, "the last epoch ends with the examples of the first --train_file", tasks=("squad", "summarization")
+    )
+    variants: int | None = option(
+        None,
+        "squad: each epoch sees one of so many variants of a question, with words and sentences left out, or the "
+        "question itself; 0 is off [the task's own]",
+        low=0,
+        high=100,
+        tasks=("squad",),
     )
     validation_file: str | None = option(None, "local validation file; for lm also a folder")
     corpus_dir: str | None = option(None, "lm: folder whose .txt files, at any depth, are the corpus", tasks=("lm",))
@@ -183,6 +194,19 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingOptions:
+    """Before training: learn from the texts alone."""
+
+    pretrain_epochs: int | None = option(
+        None, "passes over the training texts without their labels, before the others; 0 is off [the task's own]", low=0
+    )
+    pretrain_files: tuple[str, ...] = option(
+        (), "more texts for these passes: .txt files and folders of them, or files such as --train_file"
+    )
+    pretrain_learning_rate: float = option(1e-3, "highest learning rate of these passes", above=0.0, high=10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
     """Generating text."""
 
@@ -202,6 +226,9 @@ class GenerationOptions:
         "no run of so many tokens is written twice; 0 is off [the task's own]",
         low=0,
         tasks=("summarization", "lm"),
+    )
+    no_repeat_words: bool | None = option(
+        None, "no word is written twice [the task's own]", tasks=("summarization", "lm")
     )
     temperature: float = option(
         0.0,
@@ -273,6 +300,7 @@ SECTIONS = (
     DataOptions,
     OptimizationOptions,
     TrainingOptions,
+    PretrainingOptions,
     GenerationOptions,
     CompressionOptions,
     OutputOptions,

@@ -1,6 +1,7 @@
 """Tokenizers of the `tokenizers` package: loaded, and used to turn texts into ids with character offsets and back."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]",
 # Names by which other families call the same roles.
 OTHER_NAMES = {PAD: ("<pad>",), UNK: ("<unk>",), CLS: ("<s>",), SEP: ("</s>",), MASK: ("<mask>",)}
 
+WHITE_SPACE = re.compile(r"[ĠĊčĉ▁\s]")  # space, line feed, carriage return, tab on bytes; a space of SentencePiece
 TEXTS_AT_ONCE = 1024
 TRIED = "A mill, built in 1902: 12 % of \U0010fffd."  # has a character that no vocabulary knows
 HUB_SECONDS = 8.0  # the longest wait for a sign of life of the hub
@@ -119,6 +121,25 @@ def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
         if (id := tokenizer.token_to_id(token)) is not None
     }
     return tokenizer.decode([id for id in map(int, ids) if id not in special])
+
+
+def piece_texts(tokenizer: Tokenizer) -> list[str]:
+    """The text of each token, with a space before it where it begins a word; "" for special tokens.
+
+    All white space is a space; what else is no ASCII is as the tokenizer writes it, the same for the same text.
+    """
+    special = {name for token in SPECIAL_TOKENS for name in (token, *OTHER_NAMES[token])}
+    kind = type(tokenizer.model).__name__
+    texts = []
+    for id in range(tokenizer.get_vocab_size()):
+        token = tokenizer.id_to_token(id)
+        if token in special:
+            texts.append("")
+        elif kind == "WordPiece":
+            texts.append(token[2:] if token.startswith("##") else f" {token}")
+        else:
+            texts.append(WHITE_SPACE.sub(" ", token))
+    return texts
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 
 from him.config import Config, field_names, kind_of, with_shape_of_earlier
 from him.errors import CheckpointError, ConfigError, HimError
-from him.flags import build_parser, parse_command_line
+from him.flags import Parser, add_settings, build_parser, parse_command_line
 from him.tasks import TASKS, task_class
 from him.tasks.base import DEFAULTS
 
@@ -173,6 +173,25 @@ def test_boolean_forms(name):
 
 def test_there_are_booleans():
     assert {"norm_first", "dry_run"} <= set(BOOLEANS)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", {}),
+        ("--no_repeat_words --seed 3", {"no_repeat_words": True, "seed": "3"}),
+        ("--no-no_repeat_words", {"no_repeat_words": False}),
+        ("--train_file a b --dry_run", {"train_file": ["a", "b"], "dry_run": True}),
+    ],
+)
+def test_flags_of_scripts_have_the_same_forms(line, expected):
+    """A boolean used to need a value there."""
+    parser = Parser("script.py")
+    add_settings(parser, ("no_repeat_words", "seed", "train_file", "dry_run"), {"seed": "100 % of its own"})
+    assert vars(parser.parse_args(shlex.split(line))) == expected
+    assert "100 % of its own" in parser.format_help() and "no word is written twice" in parser.format_help()
+    with pytest.raises(ConfigError, match="^unrecognized arguments: true; see --help$"):
+        parser.parse_args(["--dry_run", "true"])
 
 
 # --- who wins ---------------------------------------------------------------------------------------------------------

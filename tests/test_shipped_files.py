@@ -23,7 +23,15 @@ COMMANDS = [
 
 
 def test_all_configurations_are_found():
-    assert [path.name for path in CONFIGS] == [
+    assert [path.relative_to(ROOT / "configs").as_posix() for path in CONFIGS] == [
+        "ablation/1_naive.yaml",
+        "ablation/2_schedule.yaml",
+        "ablation/3_features.yaml",
+        "ablation/4_convolution.yaml",
+        "ablation/5_pretraining.yaml",
+        "ablation/6_variants.yaml",
+        "ablation/7_data.yaml",
+        "ablation/8_warm_start.yaml",
         "quickstart.yaml",
         "shakespeare.yaml",
         "shakespeare_short.yaml",
@@ -45,7 +53,7 @@ def test_configuration_is_sound_and_explained(path):
     assert task_class(config.task_type).resolve(config).num_epochs >= 1
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     text = " ".join(header)
-    command = f"configs/{path.name}" if path.name != "quickstart.yaml" else "make quickstart"
+    command = path.relative_to(ROOT).as_posix() if path.name != "quickstart.yaml" else "make quickstart"
     metric = {"squad": "F1", "summarization": "ROUGE-L", "lm": "bits a byte"}[config.task_type]
     for needed in (command, "cores", metric):
         assert needed in text

@@ -21,6 +21,7 @@ from him.tokenization import (
     encode_texts,
     load_tokenizer,
     parse_tokenizer,
+    piece_texts,
     plain_text_tokenizer,
     special_id,
 )
@@ -134,6 +135,43 @@ def test_special_tokens_in_a_text_can_be_plain_text(trained):
     assert not {2, 3} & set(plain.encode(text, add_special_tokens=False).ids)
     assert plain.get_vocab() == trained.get_vocab()
     assert {2, 3} <= set(trained.encode(text, add_special_tokens=False).ids)  # the one that was given is as it was
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def test_pieces_of_wordpiece_by_hand(tokenizer):
+    """`PIECES` of the fixture: "##s" and "##ting" go on with a word, marks are words of their own."""
+    expected = "who sat the cat s on red mat . ? dog ran a in ting".split()
+    begins = [piece not in ("s", "ting") for piece in expected]
+    assert piece_texts(tokenizer) == [""] * 5 + [f" {p}" if b else p for p, b in zip(expected, begins, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_pieces_of_a_lossless_tokenizer_are_its_text(kind):
+    """White space of any kind is a space, so that a word on the next line begins one."""
+    text = "The mill's 36 sails,\n\nthe dog\tand  the (old) mill.\r\n"
+    made = train_tokenizer([text] * 30, 330, kind, lowercase=False)
+    pieces = piece_texts(made)
+    assert pieces[:5] == [""] * 5
+    assert "".join(pieces[id] for id in made.encode(text).ids) == re.sub(r"\s", " ", text)
+    if kind == "bpe":
+        assert {" the", "The", " ", "  ", "'s"} <= set(pieces)
+
+
+def test_pieces_of_another_family():
+    """With the signs of SentencePiece, and other names of the special tokens."""
+    tokens = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "<mask>": 4, "▁cat": 5, "cat": 6, "▁": 7}
+    made = Tokenizer(models.BPE(tokens, []))
+    assert piece_texts(made) == [""] * 5 + [" cat", "cat", " "]
+
+
+def test_pieces_that_are_no_ascii_are_the_same_for_the_same_text():
+    """In bytes: "é" has two of them, and stands in all of its pieces alike."""
+    made = train_tokenizer(["café cafés"] * 20, 300, "bpe")
+    pieces = piece_texts(made)
+    first, second = ("".join(pieces[id] for id in made.encode(text).ids) for text in ("a café", "a cafés"))
+    assert second == first + "s"
 
 
 # --- special tokens ---------------------------------------------------------------------------------------------------

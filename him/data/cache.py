@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from him.config import Config
 from him.files import sync_folder, verify_folder, write_checksums
 from him.ragged import Ragged
 
@@ -23,6 +24,11 @@ def fingerprint(*parts: object) -> str:
         digest.update(repr(part).encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
     return digest.hexdigest()[:32]
+
+
+def cache_folder(config: Config) -> Path:
+    """Where prepared data is kept."""
+    return Path(config.cache_dir or Path(config.output_dir) / ".cache")
 
 
 def cached_folder(cache_dir: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ A sequence is `[CLS] question [SEP] window of the context [SEP]`; a long context
 same ones as the `tokenizers` package cuts with truncation "only_second" and a stride.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,11 +14,12 @@ from him.data.cache import Columns
 from him.data.lexical import SHAPES, Rarity, Words, focus_position, pair_features, question_class, sentence_starts
 from him.data.squad_json import SquadData
 from him.errors import ConfigError
-from him.ragged import Ragged
+from him.ragged import Ragged, offsets_of
 from him.tokenization import EncodedTexts, encode_texts
 
 NUM_SPECIAL = 3
 MAX_QUESTION_TOKENS = 64
+NO_ARTICLE = Rarity(0, {})
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SquadFeatures:
         answers: rows are questions, elements (first piece, last piece, number of annotators); empty if unanswerable.
         focus_ids: (Q,) int32 token id of the first piece of the question's focus word.
         question_classes: (Q,) uint8 index into `QUESTION_CLASSES`.
-        match, scalars: rows are questions; the lexical inputs per word, question first (`PairFeatures`).
+        match, link, scalars: rows are questions; the lexical inputs per word, question first (`PairFeatures`).
         question_shapes, context_shapes: uint8 shape of each word.
     """
 
@@ -48,6 +49,7 @@ class SquadFeatures:
     focus_ids: np.ndarray
     question_classes: np.ndarray
     match: Ragged
+    link: Ragged
     scalars: Ragged
     question_shapes: Ragged
     context_shapes: Ragged
@@ -155,7 +157,12 @@ def find_spans(
 
 
 def build_features(
-    data: SquadData, tokenizer: Tokenizer, max_seq_len: int, doc_stride: int, rarity: Rarity | None
+    data: SquadData,
+    tokenizer: Tokenizer,
+    max_seq_len: int,
+    doc_stride: int,
+    rarity: Rarity | None,
+    articles: Mapping[str, Rarity] | None = None,
 ) -> tuple[SquadFeatures, Rarity]:
     """Turns SQuAD data into features.
 
@@ -166,6 +173,8 @@ def build_features(
         rarity: counted on the training contexts, or None for the training data themselves: then it is counted on these
             contexts, and each one is given the rarities that it would have if its own article were not there. A
             word of its subject is as rare then as such words are in the new articles that the model will read.
+        articles: with `rarity`, for texts that are made of the training data: counts of the articles by title
+            (`count_articles`), each of which is left out in the same way.
 
     Returns:
         The features, and the rarity that was used.
@@ -191,6 +200,8 @@ def build_features(
     if rarity is None:
         rarity = Rarity.count(words_of_contexts)
         own_articles = _own_articles([paragraph.title for paragraph in data.paragraphs], words_of_contexts)
+    elif articles is not None:
+        own_articles = [articles.get(paragraph.title, NO_ARTICLE) for paragraph in data.paragraphs]
     lexical = _lexical_inputs(
         question_words, words_of_contexts, context_of, encoded_questions, encoded_contexts, rarity, own_articles
     )
@@ -205,6 +216,32 @@ def build_features(
         **lexical,
     )
     return features, rarity
+
+
+def count_articles(data: SquadData, features: SquadFeatures) -> dict[str, Rarity]:
+    """Counts of the articles of training data by title, but for one that is more than half of all contexts."""
+    words_of_contexts = context_words([paragraph.context for paragraph in data.paragraphs], features.contexts)
+    return _articles([paragraph.title for paragraph in data.paragraphs], words_of_contexts)
+
+
+def joined(parts: Sequence[SquadFeatures]) -> SquadFeatures:
+    """The features of several data sets as those of one."""
+    columns = [part.to_columns() for part in parts]
+    num_questions = np.cumsum([0, *(len(part.questions) for part in parts)])
+    num_contexts = np.cumsum([0, *(len(part.contexts) for part in parts)])
+    for place, column in enumerate(columns):
+        column["window_question"] = (column["window_question"] + num_questions[place]).astype(np.int32)
+        column["context_of"] = (column["context_of"] + num_contexts[place]).astype(np.int32)
+    return SquadFeatures.from_columns(
+        {name: _joined_columns([column[name] for column in columns]) for name in columns[0]}
+    )
+
+
+def _joined_columns(columns: Sequence[np.ndarray | Ragged]) -> np.ndarray | Ragged:
+    if isinstance(columns[0], Ragged):
+        lengths = np.concatenate([column.lengths for column in columns])
+        return Ragged(np.concatenate([column.values for column in columns]), offsets_of(lengths))
+    return np.concatenate(columns)
 
 
 def _first_pieces(encoded: EncodedTexts, most: int) -> EncodedTexts:
@@ -273,20 +310,23 @@ def _lexical_inputs(
         "focus_ids": np.array(focus_ids, np.int32),
         "question_classes": np.array(classes, np.uint8),
         "match": Ragged.from_arrays([pair.match for pair in pairs]),
+        "link": Ragged.from_arrays([pair.link for pair in pairs]),
         "scalars": Ragged.from_arrays([pair.scalars for pair in pairs]),
         "question_shapes": Ragged.from_arrays([words.shapes[row] for row in question_numbers]),
         "context_shapes": Ragged.from_arrays([words.shapes[row] for row in context_numbers]),
     }
 
 
-def _own_articles(titles: Sequence[str], words_of_contexts: list[list[str]]) -> list[Rarity]:
-    """For each context a count of its article; of itself alone where the article is more than half of all contexts."""
+def _articles(titles: Sequence[str], words_of_contexts: list[list[str]]) -> dict[str, Rarity]:
     contexts_of: dict[str, list[list[str]]] = {}
     for title, row in zip(titles, words_of_contexts, strict=True):
         contexts_of.setdefault(title, []).append(row)
-    counted = {
-        title: Rarity.count(rows, least=1) for title, rows in contexts_of.items() if len(rows) <= len(titles) / 2
-    }
+    return {title: Rarity.count(rows, least=1) for title, rows in contexts_of.items() if len(rows) <= len(titles) / 2}
+
+
+def _own_articles(titles: Sequence[str], words_of_contexts: list[list[str]]) -> list[Rarity]:
+    """For each context a count of its article; of itself alone where the article is more than half of all contexts."""
+    counted = _articles(titles, words_of_contexts)
     return [
         counted[title] if title in counted else Rarity.count([row], least=1)
         for title, row in zip(titles, words_of_contexts, strict=True)

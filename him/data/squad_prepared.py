@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from tokenizers import Tokenizer
 
 from him.data.cache import cached_folder, fingerprint, load_columns, save_columns
 from him.data.lexical import Rarity
-from him.data.squad_features import SquadFeatures, build_features
+from him.data.squad_features import SquadFeatures, build_features, joined
 from him.data.squad_json import SquadData
 from him.errors import CheckpointError
 from him.tokenization import parse_tokenizer
 from him.tokenizer_training import train_tokenizer
 
-FEATURES_VERSION = 4  # counted up when features of the same data come out differently
+PARAGRAPHS_AT_ONCE = 2000
+FEATURES_VERSION = 6  # counted up when features of the same data come out differently
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,38 @@ def prepare_squad(
     texts = {"tokenizer.json": tokenizer.to_str(), "rarity.json": json.dumps(rarity.to_json())}
     save_columns(folder / "train", train_features.to_columns(), texts)
     return PreparedSquad(tokenizer, rarity, train_features, validation_features)
+
+
+def prepare_features(
+    data: SquadData,
+    tokenizer: Tokenizer,
+    max_seq_len: int,
+    doc_stride: int,
+    rarity: Rarity,
+    articles: Mapping[str, Rarity],
+    cache_dir: Path,
+) -> SquadFeatures:
+    """Features of what is made of training data, from the cache or anew; some paragraphs at a time, to save memory.
+
+    Args:
+        data: at least one paragraph.
+        tokenizer, max_seq_len, doc_stride: see `build_features`.
+        rarity, articles: of the training data, see `build_features` and `count_articles`.
+        cache_dir: see `prepare_squad`.
+    """
+    counted = fingerprint(*((name, part.to_json()) for name, part in {"": rarity, **articles}.items()))
+    settings = (tokenizer.to_str(), max_seq_len, doc_stride, counted)
+    folder = cached_folder(cache_dir, f"squad-made-{fingerprint(FEATURES_VERSION, settings, data.paragraphs)}")
+    try:
+        return SquadFeatures.from_columns(load_columns(folder))
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        shutil.rmtree(folder, ignore_errors=True)
+    parts = []
+    for start in range(0, len(data.paragraphs), PARAGRAPHS_AT_ONCE):
+        part = SquadData.from_paragraphs(data.paragraphs[start : start + PARAGRAPHS_AT_ONCE], data.source)
+        parts.append(build_features(part, tokenizer, max_seq_len, doc_stride, rarity, articles)[0])
+    save_columns(folder, joined(parts).to_columns(), {})
+    return SquadFeatures.from_columns(load_columns(folder))
 
 
 def _load(folder: Path) -> PreparedSquad:

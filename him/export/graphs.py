@@ -23,7 +23,6 @@ from him.tasks.base import Task
 from him.tasks.squad import SquadTask
 from him.tokenization import CLS, PAD, SEP, special_id
 
-LEXICAL = ("match", "shape", "class_shape", "scalars", "focus_ids")
 ONE_A_ROW = ("focus_ids",)  # inputs without places
 
 
@@ -116,7 +115,8 @@ def graph_of(task: Task, model: nn.Module) -> Graph:
     """
     if task.name == "squad":
         inputs = ("input_ids", "token_type_ids", "attention_mask", "may_start", "may_end")
-        inputs += LEXICAL if task.config.lexical_features else ()
+        if task.config.lexical_features:
+            inputs += (*model.embedding.lexical.tables, "scalars", "focus_ids")
         outputs, places = ("start_logits", "end_logits"), ("may_start", "may_end")
         return Graph(SpanLogits(model).eval(), inputs, outputs, places, squad_batches(task))
     if task.name == "lm":

@@ -50,7 +50,7 @@ class OnnxModel(nn.Module):
         """As `QuestionAnsweringModel`, a few rows at a time."""
         parts = [self.compute(rows) for rows in _rows(batch, ROWS_AT_ONCE)]
         start_BL, end_BL = (torch.cat(each) for each in zip(*parts, strict=True))
-        return SpanOutput(start_BL, end_BL, [])
+        return SpanOutput(start_BL, end_BL)
 
     def loss(self, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """As the models that write text; without smoothing, which is for training."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from him.model.generative import GenerativeModel
+from him.model.repeated_words import RepeatedWords
 
 NEVER = float("-inf")
 
@@ -29,6 +30,7 @@ class Decoder:
         num_beams: W hypotheses of beam search; 1 takes the likeliest token each time, or samples.
         length_penalty: the score of a hypothesis is its log-probability divided by its length to this power.
         no_repeat_ngram_size: no run of so many tokens occurs twice in a text; 0 is off.
+        repeated_words: no word occurs twice in a text; None is off.
         temperature: log-probabilities are divided by it before sampling; 0 takes the likeliest token.
         top_k: only the k likeliest tokens are sampled from; 0 is off.
         top_p: only the likeliest tokens that together reach this probability are sampled from; 1 is off.
@@ -41,6 +43,7 @@ class Decoder:
     num_beams: int = 1
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    repeated_words: RepeatedWords | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -186,11 +189,14 @@ def _choose(log_probabilities_NV: Tensor, decoder: Decoder, generator: torch.Gen
 def _forbid(log_probabilities_NV: Tensor, written: Sequence[Sequence[int]], decoder: Decoder) -> None:
     """Makes impossible, in place, what must not be written."""
     log_probabilities_NV[:, list(decoder.forbidden_ids)] = NEVER
-    size = decoder.no_repeat_ngram_size
-    if not size:
+    size, words = decoder.no_repeat_ngram_size, decoder.repeated_words
+    if not (size or words):
         return
     for row, ids in enumerate(written):
-        if blocked := _tokens_that_repeat(ids, size):
+        blocked = _tokens_that_repeat(ids, size) if size else []
+        if words is not None:
+            blocked += words.tokens_that_repeat(ids)
+        if blocked:
             log_probabilities_NV[row, blocked] = NEVER
 
 

@@ -3,7 +3,7 @@
 # B batch   L length   D embed_dim
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -16,11 +16,13 @@ FORBIDDEN_LOGIT = -1e9
 
 @dataclass
 class SpanOutput:
-    """Start and end logits (B, L) float32, `FORBIDDEN_LOGIT` where not allowed; attention weights if asked for."""
+    """Start and end logits (B, L) float32, `FORBIDDEN_LOGIT` where not allowed; attention weights if asked for; and
+    what the encoder says of each place, (B, L, D), which an exported model keeps to itself."""
 
     start_logits_BL: Tensor
     end_logits_BL: Tensor
-    attention_weights: list[Tensor]
+    attention_weights: list[Tensor] = field(default_factory=list)
+    hidden_BLD: Tensor | None = None
 
 
 class QuestionAnsweringModel(nn.Module):
@@ -46,4 +48,5 @@ class QuestionAnsweringModel(nn.Module):
             start_BL.masked_fill(~batch["may_start"], FORBIDDEN_LOGIT),
             end_BL.masked_fill(~batch["may_end"], FORBIDDEN_LOGIT),
             encoded.attention_weights,
+            encoded.hidden_BLD,
         )

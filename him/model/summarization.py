@@ -81,6 +81,7 @@ class SummarizationModel(GenerativeModel):
         label_smoothing: float = 0.0,
         teacher: SummarizationModel | None = None,
         teacher_share: float = 0.0,
+        hidden_BLD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropy of the summary's tokens in nats, and how many are the model's first choice.
 
@@ -90,10 +91,11 @@ class SummarizationModel(GenerativeModel):
             label_smoothing: share of each target spread evenly over the vocabulary, which copying has no part in.
             teacher: a model whose predictions are targets too (Hinton et al. 2015, arXiv:1503.02531), or None.
             teacher_share: how much they count; the loss has their Kullback-Leibler divergence.
+            hidden_BLD: what `forward` said about the batch, if it is known.
         """
         chosen_N, counts_N = _targets(batch["labels"] >= 0)
         labels_N = batch["labels"].flatten()[chosen_N].clamp(min=0)
-        predicted = self._predictions(batch, chosen_N)
+        predicted = self._predictions(batch, chosen_N, hidden_BLD)
         vocabulary_NV = predicted.log_vocabulary_NV
         log_chosen_N = vocabulary_NV.gather(1, labels_N[:, None]).squeeze(1)
         if (copied := predicted.copied) is not None:
@@ -113,9 +115,12 @@ class SummarizationModel(GenerativeModel):
             loss_N = (1.0 - teacher_share) * loss_N + teacher_share * divergence_NV.sum(dim=-1)
         return loss_N[counts_N].sum(), (first_choice_N == labels_N)[counts_N].sum()
 
-    def _predictions(self, batch: dict[str, Tensor], chosen_N: Tensor) -> _Predictions:
+    def _predictions(
+        self, batch: dict[str, Tensor], chosen_N: Tensor, hidden_BLD: Tensor | None = None
+    ) -> _Predictions:
         """What is predicted at the targets of these numbers, counted row by row."""
-        hidden_BLD = self(batch).hidden_BLD
+        if hidden_BLD is None:
+            hidden_BLD = self(batch).hidden_BLD
         places_BT = batch["label_places"]
         hidden_BTD = _at(hidden_BLD, places_BT)
         vocabulary_NV = self._logits(hidden_BTD.flatten(0, 1)[chosen_N]).log_softmax(dim=-1)

@@ -27,6 +27,8 @@ DEFAULTS = {
     "conv_width": 0,
     "dropout": 0.1,
     "word_dropout": 0.0,
+    "pretrain_epochs": 0,
+    "variants": 0,
     "label_smoothing": 0.0,
     "ema_decay": 0.0,
     "shared_dropout": False,
@@ -34,6 +36,7 @@ DEFAULTS = {
     "optimizer": "adamw",
     "num_beams": 1,
     "no_repeat_ngram_size": 0,
+    "no_repeat_words": False,
 }
 
 
@@ -80,6 +83,7 @@ class Task(ABC):
         defaults: settings that differ from the general ones.
         best_metric: the metric by which the best model is chosen.
         shown_metrics: the metrics in the line after each epoch, those that the evaluation has.
+        stages: names in the records of what is measured while training and in evaluations.
     """
 
     name: ClassVar[str]
@@ -87,6 +91,7 @@ class Task(ABC):
     defaults: ClassVar[dict[str, Any]] = {}
     best_metric: ClassVar[str]
     shown_metrics: ClassVar[tuple[str, ...]]
+    stages: ClassVar[tuple[str, str]] = ("train", "validation")
 
     @classmethod
     def resolve(cls, config: Config) -> Config:
@@ -170,6 +175,13 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
         """Forward pass and loss of a batch."""
+
+    @abstractmethod
+    def pretraining(self) -> Task:
+        """What is learned before: the same texts, and those of `--pretrain_files`, without their labels.
+
+        Its model is a `PretrainingModel` around one of this task.
+        """
 
     @abstractmethod
     def distillation_loss(

@@ -23,11 +23,6 @@ def given_tokenizer(config: Config, folder: Path | None) -> Tokenizer | None:
     return load_tokenizer(config.tokenizer) if config.tokenizer is not None else None
 
 
-def cache_folder(config: Config) -> Path:
-    """Where prepared data is kept."""
-    return Path(config.cache_dir or Path(config.output_dir) / ".cache")
-
-
 def build_embedding(
     config: Config, tokenizer: Tokenizer, num_segments: int, lexical: LexicalEmbedding | None = None
 ) -> InputEmbedding:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from him.config import Config
 from him.model.generation import Decoder
+from him.model.repeated_words import RepeatedWords
 from him.tasks.base import LossSums, Task
-from him.tokenization import CLS, MASK, PAD, SEP, UNK, special_id
+from him.tokenization import CLS, MASK, PAD, SEP, UNK, piece_texts, special_id
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def decoder_of(config: Config, tokenizer: Tokenizer, max_new_tokens: int) -> Dec
         num_beams=config.num_beams,
         length_penalty=config.length_penalty,
         no_repeat_ngram_size=config.no_repeat_ngram_size,
+        repeated_words=RepeatedWords(piece_texts(tokenizer)) if config.no_repeat_words else None,
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.compute import Compute, in_parts
 from him.config import Config
+from him.data.cache import cache_folder
 from him.data.corpus import PreparedCorpus, TokenText, encode_documents, load_corpus, prepare_corpus
 from him.data.corpus_sources import read_documents
 from him.data.crops import RandomCrops, scoring_windows
@@ -29,8 +30,9 @@ from him.model.generation import generate, stream
 from him.model.initialization import initialize
 from him.model.language_model import LanguageModel
 from him.tasks.base import Evaluation, LossSums
-from him.tasks.building import build_embedding, build_encoder, cache_folder, given_tokenizer
+from him.tasks.building import build_embedding, build_encoder, given_tokenizer
 from him.tasks.generative import WritingTask, WrittenText, decoder_of, evenly_spread
+from him.tasks.lm_pretraining import LanguageModelingPretraining
 from him.tokenization import SEP, decode, parse_tokenizer, plain_text_tokenizer, special_id
 
 SCORING_TOKENS = 8192  # in a batch of validation windows
@@ -93,6 +95,10 @@ class LanguageModelingTask(WritingTask):
     @property
     def notes(self) -> Sequence[str]:
         return self._notes
+
+    def pretraining(self) -> LanguageModelingPretraining:
+        """See `LanguageModelingPretraining`."""
+        return LanguageModelingPretraining(self)
 
     @property
     def train_lengths(self) -> np.ndarray:

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.compute import Compute
 from him.config import Config
-from him.data.cache import content_digest
+from him.data.cache import cache_folder, content_digest
 from him.data.lexical import SCALARS, SIZES, Rarity
 from him.data.order import Mix
 from him.data.squad_batches import SquadBatches
-from him.data.squad_features import SquadFeatures, build_features
+from him.data.squad_features import SquadFeatures, build_features, count_articles
 from him.data.squad_json import SquadData, read_squad, squad_from_document
-from him.data.squad_prepared import prepare_squad
+from him.data.squad_prepared import prepare_features, prepare_squad
 from him.data.squad_sources import SquadSplits, first_questions, load_squad
+from him.data.squad_variants import with_variants
 from him.errors import CheckpointError
 from him.metrics.bertscore import BertScorer, find_scorer_model
 from him.metrics.diversity import distinct_n
@@ -41,13 +42,13 @@ from him.tasks.building import (
     bertscore_notes,
     build_embedding,
     build_encoder,
-    cache_folder,
     check_mix,
     given_tokenizer,
     mix_of,
 )
 from him.tasks.squad_answers import Answer, Answers, answer_all, distilled_span_loss, span_loss
 from him.tasks.squad_attention import attention_example, choose_windows
+from him.tasks.squad_pretraining import SquadPretraining
 from him.tokenization import (
     CLS,
     PAD,
@@ -81,7 +82,9 @@ class SquadTask(Task):
         self.rarity = rarity
         self.has_impossible = has_impossible
         self.no_answer_threshold = 1.0
+        self.train: SquadData | None = None
         self.train_batches: SquadBatches | None = None
+        self._features_of_train: SquadFeatures | None = None
         self._origins = np.zeros(0, np.int64)
         self.validation: SquadData | None = None
         self.validation_features: SquadFeatures | None = None
@@ -112,13 +115,28 @@ class SquadTask(Task):
         )
         has_impossible = splits.train.has_impossible or splits.validation.has_impossible
         task = cls(config, prepared.tokenizer, prepared.rarity, has_impossible)
+        task.train = splits.train
+        task._features_of_train = prepared.train
         task.train_batches = task._batches(prepared.train)
+        if config.variants:
+            task.train_batches = task.batches_of(with_variants(splits.train, config.variants, config.seed))
         if splits.origins:
-            task._origins = np.array(splits.origins)[prepared.train.window_question]
+            task._origins = np.array(splits.origins)[task.questions_of_windows]
         task.validation = splits.validation
         task.validation_features = prepared.validation
         task._notes = (*splits.notes, *bertscore_notes(config))
         return task
+
+    def pretraining(self) -> SquadPretraining:
+        """See `SquadPretraining`."""
+        return SquadPretraining(self, self.train)
+
+    def batches_of(self, data: SquadData) -> SquadBatches:
+        """Windows of what is made of training data: a word is as rare in it as if its own article were not there."""
+        config = self.config
+        lengths = (config.max_seq_len, config.doc_stride)
+        counted = (self.rarity, self._articles)
+        return self._batches(prepare_features(data, self.tokenizer, *lengths, *counted, cache_folder(config)))
 
     def _batches(self, features: SquadFeatures) -> SquadBatches:
         special_ids = tuple(special_id(self.tokenizer, token) for token in (PAD, CLS, SEP))
@@ -134,8 +152,12 @@ class SquadTask(Task):
 
     @property
     def train_mix(self) -> Mix | None:
-        """By `--train_weights`, of windows."""
-        return mix_of(self.config, self._origins)
+        """By `--train_weights`, of windows; with `--variants` each as often as one of them alone."""
+        mix = mix_of(self.config, self._origins)
+        if not self.config.variants:
+            return mix
+        mix = mix or Mix(np.zeros(len(self.train_lengths), np.int64), (1.0,))
+        return Mix(mix.origins, tuple(weight / (1 + self.config.variants) for weight in mix.weights))
 
     @cached_property
     def train_digest(self) -> str:
@@ -149,7 +171,16 @@ class SquadTask(Task):
 
     def places(self, examples: np.ndarray) -> np.ndarray:
         """Questions, of which a window is a part."""
-        return self.train_batches.features.window_question[examples]
+        return self.questions_of_windows[examples]
+
+    @cached_property
+    def _articles(self) -> dict[str, Rarity]:
+        return count_articles(self.train, self._features_of_train)
+
+    @property
+    def questions_of_windows(self) -> np.ndarray:
+        """(W,) number of the training question that each window, or the question that it is a variant of, is from."""
+        return self.train_batches.features.window_question % self.train.num_questions
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `SquadBatches.batch`."""
@@ -185,7 +216,10 @@ class SquadTask(Task):
     def build_model(self) -> QuestionAnsweringModel:
         """Builds the model that the configuration describes, with weights drawn anew."""
         config = self.config
-        lexical = LexicalEmbedding(SIZES, len(SCALARS), config.embed_dim) if config.lexical_features else None
+        lexical = None
+        if config.lexical_features:
+            sizes = {name: size for name, size in SIZES.items() if config.word_links or name != "link"}
+            lexical = LexicalEmbedding(sizes, len(SCALARS), config.embed_dim)
         embedding = build_embedding(config, self.tokenizer, num_segments=2, lexical=lexical)
         encoder = build_encoder(config, causal=False)
         model = QuestionAnsweringModel(embedding, encoder, config.embed_dim)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.compute import Compute, in_parts
 from him.config import Config
-from him.data.cache import content_digest
+from him.data.cache import cache_folder, content_digest
 from him.data.order import Mix, evaluation_batches
 from him.data.pair_features import PairBatches, PairFeatures, build_pair_features, document_room, prepare_pairs
 from him.data.pair_sources import load_pairs
@@ -33,12 +33,12 @@ from him.tasks.building import (
     bertscore_notes,
     build_embedding,
     build_encoder,
-    cache_folder,
     check_mix,
     given_tokenizer,
     mix_of,
 )
 from him.tasks.generative import WritingTask, WrittenText, decoder_of, evenly_spread
+from him.tasks.summarization_pretraining import SummarizationPretraining
 from him.tokenization import CLS, PAD, SEP, decode, parse_tokenizer, special_id
 
 GENERATION_BATCH = 32  # documents whose summaries are written side by side
@@ -106,14 +106,19 @@ class SummarizationTask(WritingTask):
             cache_folder(config),
         )
         task = cls(config, prepared.tokenizer)
-        task.train_batches = task._batches(prepared.train)
+        task.train_batches = task.batches_of(prepared.train)
         task._origins = np.array(splits.origins, np.int64)
         task.validation = splits.validation
         task.validation_features = prepared.validation
         task._notes = (*splits.notes, *_cut_notes(task.train_batches), *bertscore_notes(config))
         return task
 
-    def _batches(self, features: PairFeatures) -> PairBatches:
+    def pretraining(self) -> SummarizationPretraining:
+        """See `SummarizationPretraining`."""
+        return SummarizationPretraining(self)
+
+    def batches_of(self, features: PairFeatures) -> PairBatches:
+        """Rows of pairs, cut as the settings say."""
         ids = (special_id(self.tokenizer, token) for token in (CLS, SEP, PAD))
         return PairBatches(features, *ids, self.config.max_seq_len, self.config.max_target_len)
 
@@ -216,7 +221,7 @@ class SummarizationTask(WritingTask):
         num_scored: int | None,
     ) -> Evaluation:
         model.eval()
-        batches = self._batches(features)
+        batches = self.batches_of(features)
         loss, accuracy = self._measure(model, compute, batches)
         metrics = {
             "Loss": loss.mean,
@@ -300,7 +305,7 @@ class SummarizationTask(WritingTask):
         return self._summarize(model, compute, data)
 
     def _summarize(self, model: nn.Module, compute: Compute, data: PairData) -> dict[str, WrittenText]:
-        batches = self._batches(build_pair_features(data, self.tokenizer))
+        batches = self.batches_of(build_pair_features(data, self.tokenizer))
         texts = self._write(model, compute, batches, range(len(data.pairs)))
         return {pair.id: text for pair, text in zip(data.pairs, texts, strict=True)}
 
@@ -311,7 +316,7 @@ class SummarizationTask(WritingTask):
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention over validation documents, spread over the shorter half, and over the summaries written of them."""
         model.eval()
-        batches = self._batches(self.validation_features)
+        batches = self.batches_of(self.validation_features)
         by_length = np.argsort(batches.document_lengths, kind="stable")
         shorter = by_length[: max(num_examples, len(by_length) // 2)]
         numbers = [int(shorter[place]) for place in evenly_spread(len(shorter), num_examples)]

@@ -297,7 +297,7 @@ class Trainer:
         if sums["Loss"].count:
             self.measured["Loss/train"] = sums["Loss"].mean
             self.measured["Accuracy/train"] = 100.0 * sums["Accuracy"].mean
-        self.writer.write(self.measured, self.state.step, self.epoch)
+        self.writer.write(self.measured, self.state.step, self.epoch, self.task.stages[0])
         self.state.since_log = new_means()
         with suppress(CannotWrite):  # the next checkpoint says so
             self.writer.flush()
@@ -360,7 +360,7 @@ class Trainer:
 
     def _record(self, evaluation: Evaluation, examples: list[AttentionExample]) -> None:
         values = {tag(name): value for name, value in evaluation.metrics.items()}
-        self.writer.write(values, self.state.step, self.epoch, "validation")
+        self.writer.write(values, self.state.step, self.epoch, self.task.stages[1])
         if examples:
             self._draw(examples)
         if evaluation.samples:

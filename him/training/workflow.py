@@ -22,6 +22,7 @@ from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
 from him.compute import Compute, choose_compute, keep_freed_memory
 from him.config import Config, raise_together
+from him.data.unlabelled import check_names
 from him.errors import CheckpointError, ConfigError
 from him.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
 from him.foreign_runs import check_files, check_places, check_writable
@@ -33,6 +34,7 @@ from him.tokenization import parse_tokenizer
 from him.training.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
 from him.training.earlier_model import earlier_model
 from him.training.machine import describe_machine, differences
+from him.training.pretraining import begun_pretraining, pretrain
 from him.training.teaching import taught_by_run, teacher_folder
 from him.training.trainer import Interrupted, Trainer
 from him.training.warm_start import load_bert
@@ -45,7 +47,9 @@ MAY_CHANGE = frozenset(
 )
 
 # Where things are; the content of the training data is compared by itself.
-MAY_MOVE = frozenset("output_dir run_name train_file validation_file corpus_dir init_from teacher tokenizer".split())
+MAY_MOVE = frozenset(
+    "output_dir run_name train_file validation_file pretrain_files corpus_dir init_from teacher tokenizer".split()
+)
 
 Announce = Callable[[dict[str, Any]], None]
 
@@ -99,6 +103,7 @@ def train(config: Config, announce: Announce | None = None) -> dict[str, Any]:
     _load_initial(model, config)
     _open_run(folder, config)
     with locked(folder), _naming(folder):
+        pretrain(model, task, config, compute, folder)
         return _run(Trainer(task, config, folder, compute, model.to(compute.device)), announce)
 
 
@@ -134,7 +139,8 @@ def _resume(folder: Path, changes: dict[str, Any], announce: Announce | None, al
     compute = choose_compute(config)
     if checkpoint is not None:
         _check_settings(folder, checkpoint, before)
-        _check_machine(folder, checkpoint, config, compute, allow_inexact)
+    if (begun := checkpoint or begun_pretraining(folder)) is not None:
+        _check_machine(folder, begun, config, compute, allow_inexact)
     keep_freed_memory()
     task = prepare_task(config, compute, folder)
     torch.manual_seed(config.seed)
@@ -142,6 +148,7 @@ def _resume(folder: Path, changes: dict[str, Any], announce: Announce | None, al
     _check_pruning(model, config)
     if checkpoint is None:
         _load_initial(model, config)
+        pretrain(model, task, config, compute, folder)
     trainer = Trainer(task, config, folder, compute, model.to(compute.device), checkpoint, resumes=True)
     if trainer.state.best_value is None and trainer.state.step >= trainer.max_steps:
         raise ConfigError(
@@ -327,6 +334,10 @@ def prepare_task(config: Config, compute: Compute, run: Path | None = None) -> T
     Raises:
         HimError: a setting, the data or the teacher do not allow it.
     """
+    if config.pretrain_files and not config.pretrain_epochs:
+        raise ConfigError("--pretrain_files without --pretrain_epochs: nothing would read them; name how many epochs")
+    if run is None:
+        check_names(config.pretrain_files)
     task = task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
     return taught_by_run(task, config, compute)
 

@@ -123,7 +123,7 @@ def test_scores_are_those_of_the_predictions(settings, run):
 @pytest.mark.parametrize("size", [1, 7])
 def test_perplexity_recomputed_at_other_batch_sizes(run, settings, predictor, size):
     """exp(total loss / total targets) over full softmaxes mixed by hand, not by the model's own loss."""
-    batches = predictor.task._batches(
+    batches = predictor.task.batches_of(
         pair_features.build_pair_features(read_pairs(settings["validation_file"]), predictor.task.tokenizer)
     )
     total, targets = 0.0, 0

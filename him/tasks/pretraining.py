@@ -1,0 +1,82 @@
+"""What the pretraining of all tasks has in common: a task of its own, on the same texts, without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from him.compute import Compute
+from him.config import Config
+from him.model.initialization import initialize
+from him.model.masked_words import MaskedWordHead, PretrainingModel
+from him.tasks.base import Evaluation, LossSums, Task
+
+SHARE_HIDDEN = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
+MOST_DROPOUT = 0.1  # there is more to learn from than in the labels
+EVALUATION_SEED = 0  # of the words that are hidden in validation texts
+
+
+def pretraining_config(config: Config) -> Config:
+    """The settings of the pretraining of a run, in which nothing is left that it does not read."""
+    return dataclasses.replace(
+        config,
+        num_epochs=config.pretrain_epochs,
+        max_steps=2 if config.dry_run else None,
+        learning_rate=config.pretrain_learning_rate,
+        dropout=min(config.dropout, MOST_DROPOUT),
+        word_dropout=0.0,  # words are hidden, and asked for
+        label_smoothing=0.0,
+        ema_decay=0.0,
+        schedule="cosine",
+        early_stopping_epochs=0,
+        eval_every_steps=None,
+        attention_examples=0,
+        bertscore_samples=0,
+        compress=False,
+        first_file_last=False,
+        train_weights=(),
+        teacher=None,
+    )
+
+
+class Pretraining:
+    """A task that is learned before another one; what is not said here is as with the other one.
+
+    Args:
+        task: the other one, with its data.
+    """
+
+    best_metric: ClassVar[str] = "Loss"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy",)
+    stages: ClassVar[tuple[str, str]] = ("pretraining", "pretraining")
+    train_mix: ClassVar[None] = None
+
+    def __init__(self, task: Task) -> None:
+        self.config = pretraining_config(task.config)
+        self.task = task.with_config(self.config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Examples that are seen in an epoch."""
+        return len(self.train_lengths)
+
+    def build_model(self) -> PretrainingModel:
+        """The task's model with a head beside it, with weights drawn anew."""
+        head = MaskedWordHead(self.config.embed_dim, self.task.tokenizer.get_vocab_size())
+        model = PretrainingModel(self.task.build_model(), head)
+        initialize(head)
+        return model
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
+        """Forward pass and loss of a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
+        """The same loss on the texts of the validation data, and what the task can measure already."""
