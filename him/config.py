@@ -81,8 +81,7 @@ class Config(
             CheckpointError: it is missing, damaged, or from a version with other settings.
         """
         try:
-            settings = known(json.loads(path.read_text(encoding="utf-8")), str(path))
-            return cls(**{**OF_OLDER_RUNS, **settings})
+            return cls(**known(json.loads(path.read_text(encoding="utf-8")), str(path)))
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file; {path.parent} is not a run of HIM") from None
         except (OSError, ValueError, TypeError, ConfigError, RecursionError) as error:
@@ -92,9 +91,6 @@ class Config(
 LARGEST_WHOLE = 2**31 - 1
 SHOWN_CHARACTERS = 60  # of a value in a message
 SHOWN_UNKNOWN = 10  # names in one message; a file of other things has thousands
-
-# What a run does that was made before there was a setting for it, where that is not the default.
-OF_OLDER_RUNS = {"word_links": False}
 
 # What a run that continues another one takes from it: what its weights have to fit.
 SHAPE = (
@@ -110,7 +106,6 @@ SHAPE = (
     "activation",
     "positions",
     "lexical_features",
-    "word_links",
     "copy_head",
     "max_seq_len",
 )

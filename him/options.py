@@ -59,9 +59,6 @@ class ModelOptions:
     lexical_features: bool = option(
         True, "question answering: feed in word matches, shapes and rarity", tasks=("squad",)
     )
-    word_links: bool = option(
-        True, "question answering: equal words of question and context share a mark", tasks=("squad",)
-    )
     copy_head: bool = option(True, "summarization: words may be copied from the document", tasks=("summarization",))
 
 

@@ -28,6 +28,7 @@ from tests.small_runs import SETTINGS, assert_one_line, call_script, records, sm
 
 SHAPE = {name: SETTINGS[name] for name in ("embed_dim", "num_encoder_layers", "num_heads", "dim_feedforward")}
 SMALL = SHAPE | {"max_seq_len": 96, "doc_stride": 32, "vocab_size": 500, "num_epochs": 2, "precision": "fp32"}
+SMALL |= {"pretrain_epochs": 0, "variants": 0, "ema_decay": 0.0}
 ARTIFACTS = ("ablation.json", "ablation.md", "ablation.png")
 
 

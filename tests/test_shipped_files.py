@@ -32,6 +32,7 @@ def test_all_configurations_are_found():
         "ablation/6_variants.yaml",
         "ablation/7_data.yaml",
         "ablation/8_warm_start.yaml",
+        "corpus.yaml",
         "quickstart.yaml",
         "shakespeare.yaml",
         "shakespeare_short.yaml",
@@ -39,8 +40,10 @@ def test_all_configurations_are_found():
         "squad_extra.yaml",
         "squad_guide.yaml",
         "squad_minilm.yaml",
+        "squad_minilm_extra.yaml",
         "squad_no_lexical.yaml",
         "squad_post_ln.yaml",
+        "squad_taught.yaml",
         "titles.yaml",
         "titles_no_copy.yaml",
     ]

@@ -28,13 +28,7 @@ QUESTION_CLASSES = ("who", "whose", "when", "where", "why", "how many", "how muc
     "other",
 )
 # Value 0 of each categorical input means: not a word of this kind (special tokens, padding).
-MOST_LINKS = 31
-SIZES = {
-    "match": len(MATCHES),
-    "shape": len(SHAPES),
-    "class_shape": 1 + len(QUESTION_CLASSES) * len(SHAPES),
-    "link": 1 + MOST_LINKS,
-}
+SIZES = {"match": len(MATCHES), "shape": len(SHAPES), "class_shape": 1 + len(QUESTION_CLASSES) * len(SHAPES)}
 SCALARS = (
     "rarity",
     "rarity if matched",
@@ -237,12 +231,9 @@ class PairFeatures:
     Attributes:
         match: (Q + C,) uint8 indices into `MATCHES`.
         scalars: (Q + C, 11) float16 in the order of `SCALARS`, each within [0, 1] or a little above.
-        link: (Q + C,) uint8: of a content word of the question its place, counted from 1; of a context word that of the
-            first of these with its stem; else 0. The same value in both is what attention can find at once.
     """
 
     match: np.ndarray
-    link: np.ndarray
     scalars: np.ndarray
 
 
@@ -290,14 +281,7 @@ def pair_features(
             scalars[num_question:], words, rarity, question, context, first_of_sentence, same_type_CQ, same_stem_CQ
         )
     match = np.concatenate((question_match + 1, context_match + 5)).astype(np.uint8)
-    places = np.where(words.is_content[question], np.minimum(np.arange(num_question) + 1, MOST_LINKS), 0)
-    linked_CQ = same_stem_CQ & (places > 0)
-    if num_question:
-        found = np.where(linked_CQ.any(1), places[linked_CQ.argmax(1)], 0) if num_context else places[:0]
-    else:
-        found = np.zeros(num_context, np.int64)
-    link = np.concatenate((places, found)).astype(np.uint8)
-    return PairFeatures(match, link, scalars.astype(np.float16))
+    return PairFeatures(match, scalars.astype(np.float16))
 
 
 def _match(same_type: np.ndarray, same_stem: np.ndarray, is_content: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from him.data.lexical import SCALARS, SIZES
+from him.data.lexical import SCALARS
 from him.data.order import bucket_length
 from him.data.squad_features import NUM_SPECIAL, SquadFeatures, class_shape
 
@@ -42,7 +42,7 @@ class SquadBatches:
             | `word_ids` | (B, L) | int64 | word of the context that a piece is part of, -1 elsewhere |
             | `may_start`, `may_end` | (B, L) | bool | first, last piece of a context word; [CLS] for "no answer" |
             | `start_targets`, `end_targets` | (B, L) | float32 | share of the annotators, a row adds up to 1 |
-            | `match`, `shape`, `class_shape`, `link` | (B, L) | int64 | lexical inputs, if wanted |
+            | `match`, `shape`, `class_shape` | (B, L) | int64 | lexical inputs, if wanted |
             | `scalars` | (B, L, 11) | float32 | lexical inputs, if wanted |
             | `focus_ids` | (B,) | int64 | token of the focus word, if wanted |
         """
@@ -60,7 +60,7 @@ class SquadBatches:
             "end_targets": np.zeros(shape, np.float32),
         }
         if self.lexical:
-            fields |= {name: np.zeros(shape, np.int64) for name in SIZES}
+            fields |= {name: np.zeros(shape, np.int64) for name in ("match", "shape", "class_shape")}
             fields["scalars"] = np.zeros((*shape, len(SCALARS)), np.float32)
             fields["focus_ids"] = self.features.focus_ids[self.features.window_question[windows]].astype(np.int64)
         for row, window in enumerate(windows.tolist()):
@@ -119,13 +119,11 @@ class SquadBatches:
         features = self.features
         question_words = features.questions.words[question]
         num_question_words = len(features.question_shapes[question])
-        match, link, scalars = features.match[question], features.link[question], features.scalars[question]
+        match, scalars = features.match[question], features.scalars[question]
         context_shapes = features.context_shapes[context]
         asked, read = slice(1, first - 1), slice(first, last)
         fields["match"][row, asked] = match[question_words]
         fields["match"][row, read] = match[num_question_words + words]
-        fields["link"][row, asked] = link[question_words]
-        fields["link"][row, read] = link[num_question_words + words]
         fields["shape"][row, asked] = features.question_shapes[question][question_words]
         fields["shape"][row, read] = context_shapes[words]
         fields["class_shape"][row, read] = class_shape(features.question_classes[question], context_shapes[words])

@@ -35,7 +35,7 @@ class SquadFeatures:
         answers: rows are questions, elements (first piece, last piece, number of annotators); empty if unanswerable.
         focus_ids: (Q,) int32 token id of the first piece of the question's focus word.
         question_classes: (Q,) uint8 index into `QUESTION_CLASSES`.
-        match, link, scalars: rows are questions; the lexical inputs per word, question first (`PairFeatures`).
+        match, scalars: rows are questions; the lexical inputs per word, question first (`PairFeatures`).
         question_shapes, context_shapes: uint8 shape of each word.
     """
 
@@ -49,7 +49,6 @@ class SquadFeatures:
     focus_ids: np.ndarray
     question_classes: np.ndarray
     match: Ragged
-    link: Ragged
     scalars: Ragged
     question_shapes: Ragged
     context_shapes: Ragged
@@ -310,7 +309,6 @@ def _lexical_inputs(
         "focus_ids": np.array(focus_ids, np.int32),
         "question_classes": np.array(classes, np.uint8),
         "match": Ragged.from_arrays([pair.match for pair in pairs]),
-        "link": Ragged.from_arrays([pair.link for pair in pairs]),
         "scalars": Ragged.from_arrays([pair.scalars for pair in pairs]),
         "question_shapes": Ragged.from_arrays([words.shapes[row] for row in question_numbers]),
         "context_shapes": Ragged.from_arrays([words.shapes[row] for row in context_numbers]),

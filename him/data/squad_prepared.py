@@ -17,7 +17,7 @@ from him.tokenization import parse_tokenizer
 from him.tokenizer_training import train_tokenizer
 
 PARAGRAPHS_AT_ONCE = 2000
-FEATURES_VERSION = 6  # counted up when features of the same data come out differently
+FEATURES_VERSION = 4  # counted up when features of the same data come out differently
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class SummarizationTask(WritingTask):
         "label_smoothing": 0.1,
         "num_beams": 4,
         "no_repeat_ngram_size": 3,
+        "no_repeat_words": True,
         "dropout": 0.0,
         "conv_width": 5,
     }

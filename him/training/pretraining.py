@@ -27,7 +27,7 @@ RECORDS = "metrics.jsonl"
 SETTINGS = tuple(
     "task_type num_encoder_layers embed_dim num_heads dim_feedforward layer_heads layer_feedforward conv_width "
     "norm_first layer_norm_eps activation positions dropout shared_dropout attention_dropout lexical_features "
-    "word_links copy_head max_seq_len max_target_len doc_stride optimizer learning_rate muon_learning_rate "
+    "copy_head max_seq_len max_target_len doc_stride optimizer learning_rate muon_learning_rate "
     "warmup_share weight_decay beta1 beta2 max_grad_norm num_epochs max_steps batch_size micro_batch_size "
     "micro_batch_tokens seed precision".split()
 )

@@ -9,7 +9,6 @@ import pytest
 
 from him.data.lexical import (
     MATCHES,
-    MOST_LINKS,
     QUESTION_CLASSES,
     SCALARS,
     SHAPES,
@@ -62,7 +61,6 @@ def test_sizes_leave_room_for_nothing():
         "match": len(MATCHES),
         "shape": len(SHAPES),
         "class_shape": 1 + len(QUESTION_CLASSES) * len(SHAPES),
-        "link": 1 + MOST_LINKS,
     }
     assert MATCHES[0] == SHAPES[0] == "nothing"
 
@@ -354,18 +352,3 @@ def test_words_of_no_characters():
     assert words.is_initial.tolist() == [False, False, False]
     starts, ends = np.array([0, 1, 3]), np.array([1, 2, 3])
     assert sentence_starts(words, np.array([0, 2, 1]), starts, ends).tolist() == [0, 2]
-
-
-def test_links_join_equal_content_words():
-    words = Words(["Who", "crowned", "the", "queens", "?", "The", "queen", "was", "crowned", "by", "a", "queen"])
-    question, context = np.arange(5), np.arange(5, 12)
-    found = pair_features(words, np.ones(12, np.float32), question, context, np.array([0]))
-    assert found.link.tolist() == [0, 2, 0, 4, 0] + [0, 4, 0, 2, 0, 0, 4]
-
-
-@pytest.mark.parametrize(("asked", "read"), [(40, 40), (0, 40), (1, 0)])
-def test_links_end_at_the_last_mark(asked, read):
-    words = Words([f"word{number}" for number in range(40)])
-    found = pair_features(words, np.ones(40, np.float32), np.arange(asked), np.arange(read), np.array([0][:read]))
-    marks = [min(place, MOST_LINKS) for place in range(1, asked + 1)]
-    assert found.link.tolist() == marks + (marks if asked == read else [0] * read)

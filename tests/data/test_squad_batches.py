@@ -43,7 +43,6 @@ def test_fields_by_hand(batches):
         "match": whole,
         "shape": whole,
         "class_shape": whole,
-        "link": whole,
         "scalars": ((2, 16, len(SCALARS)), torch.float32),
         "focus_ids": ((2,), torch.int64),
     }
@@ -78,7 +77,6 @@ def test_lexical_fields_by_hand(batches):
     assert batch["shape"][0].tolist() == shapes
     first = 1 + QUESTION_CLASSES.index("who") * len(SHAPES)
     assert batch["class_shape"][0].tolist() == [0] * 5 + [first + shape for shape in shapes[5:10]] + [0] * 6
-    assert batch["link"][0].tolist() == [0, 0, 2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]  # the second word: sat
     assert batch["focus_ids"].tolist() == [6]
     scalars = batch["scalars"][0]
     assert not scalars[[0, 4, 10, 11, 15]].any()

@@ -147,7 +147,7 @@ def test_without_it_there_is_no_folder(task_type, settings, tmp_path):
     assert not (without / "pretraining").exists()
     assert not list((tmp_path / "cache").glob("*pretrained*"))
     cls = task_class(task_type)
-    assert cls.resolve(Config(task_type=task_type)).pretrain_epochs == 0
+    assert cls.resolve(Config(task_type=task_type)).pretrain_epochs == (3 if task_type == "squad" else 0)
 
 
 # --- taken over by other runs -----------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_it_learns(task_type, tmp_path):
     found = records(run / "pretraining")
     series = {tag: [each["value"] for each in found if each["tag"] == tag] for tag in ("Accuracy/val", "Loss/val")}
     assert len(series["Accuracy/val"]) == len(series["Loss/val"]) == 6
-    assert series["Loss/val"][-1] < series["Loss/val"][0] - 0.2
+    assert series["Loss/val"][-1] < series["Loss/val"][0] - 0.1
     assert 2.5 < series["Accuracy/val"][-1] < 60.0
     if task_type == "squad":
         assert [each["value"] for each in found if each["tag"] == "F1/val"][-1] > 12.0

@@ -498,7 +498,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(straight, tmp_
 def test_a_damaged_best_is_made_again_from_its_checkpoint(straight, settings, tmp_path, damage, averaged):
     run = tmp_path / "run"
     if averaged:
-        straight = Path(train(Config(**settings, ema_decay=0.9, run_name=f"averaged, {damage}"))["run"])
+        straight = Path(train(Config(**settings | {"ema_decay": 0.9, "run_name": f"averaged, {damage}"}))["run"])
     shutil.copytree(straight, run)
     if damage == "cut":
         (run / "best" / "model.safetensors").write_bytes(b"")
