@@ -46,7 +46,7 @@ ADDITIONS = {
     "3_features": Addition("+ word matches, shapes and rarity as inputs"),
     "4_convolution": Addition("+ a convolution before each attention"),
     "5_pretraining": Addition("+ made questions and hidden words of the same texts, before"),
-    "6_variants": Addition("+ variants of each question, twice the epochs, averaged weights"),
+    "6_variants": Addition("+ variants of each question, one more epoch, averaged weights"),
     "7_data": Addition("+ more training files", flags=("extra_files",), needs=("extra_files",)),
     "8_warm_start": Addition(
         "a pretrained encoder instead, on the first files alone", flags=("init_from",), needs=("init_from",)

@@ -15,7 +15,6 @@ from him.model.masked_words import MaskedWordHead, PretrainingModel
 from him.tasks.base import Evaluation, LossSums, Task
 
 SHARE_HIDDEN = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
-MOST_DROPOUT = 0.1  # there is more to learn from than in the labels
 EVALUATION_SEED = 0  # of the words that are hidden in validation texts
 
 
@@ -26,7 +25,6 @@ def pretraining_config(config: Config) -> Config:
         num_epochs=config.pretrain_epochs,
         max_steps=2 if config.dry_run else None,
         learning_rate=config.pretrain_learning_rate,
-        dropout=min(config.dropout, MOST_DROPOUT),
         word_dropout=0.0,  # words are hidden, and asked for
         label_smoothing=0.0,
         ema_decay=0.0,

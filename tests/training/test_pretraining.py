@@ -147,7 +147,7 @@ def test_without_it_there_is_no_folder(task_type, settings, tmp_path):
     assert not (without / "pretraining").exists()
     assert not list((tmp_path / "cache").glob("*pretrained*"))
     cls = task_class(task_type)
-    assert cls.resolve(Config(task_type=task_type)).pretrain_epochs == (3 if task_type == "squad" else 0)
+    assert cls.resolve(Config(task_type=task_type)).pretrain_epochs == (4 if task_type == "squad" else 0)
 
 
 # --- taken over by other runs -----------------------------------------------------------------------------------------
