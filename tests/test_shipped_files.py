@@ -34,6 +34,7 @@ def test_all_configurations_are_found():
         "ablation/8_warm_start.yaml",
         "corpus.yaml",
         "quickstart.yaml",
+        "scitldr.yaml",
         "shakespeare.yaml",
         "shakespeare_short.yaml",
         "squad.yaml",

@@ -101,8 +101,8 @@ class SquadPretraining(Pretraining):
         ids_BL, word_ids_BL = batch["input_ids"], batch["word_ids"]
         is_hidden_BL = hidden_places(word_ids_BL, SHARE_HIDDEN, word_ids_BL >= 0, generator)
         output = model.model({**batch, "input_ids": ids_BL.masked_fill(is_hidden_BL, self.mask_id)})
-        word_loss, num_correct = model.word_loss(output.hidden_BLD, ids_BL, is_hidden_BL)
-        return span_loss(output, batch), word_loss, int(is_hidden_BL.sum()), num_correct
+        word_loss, num_words, num_correct = model.word_loss(output.hidden_BLD, ids_BL, is_hidden_BL)
+        return span_loss(output, batch), word_loss, num_words, num_correct
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:

@@ -102,8 +102,8 @@ class SummarizationPretraining(Pretraining):
         hidden_BLD = model.model(masked).hidden_BLD
         loss, num_correct = model.model.loss(masked, hidden_BLD=hidden_BLD)
         following = LossSums(loss, self.task.num_targets(batch), num_correct)
-        word_loss, num_met = model.word_loss(hidden_BLD, ids_BL, is_hidden_BL)
-        return following, word_loss, int(is_hidden_BL.sum()), num_met
+        word_loss, num_words, num_met = model.word_loss(hidden_BLD, ids_BL, is_hidden_BL)
+        return following, word_loss, num_words, num_met
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:

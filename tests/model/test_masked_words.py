@@ -94,6 +94,10 @@ IDS_BL = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 10]])
 IS_HIDDEN_BL = torch.tensor([[False, True, True, False], [False, False, False, True]])
 
 
+def logits_of(model: PretrainingModel, hidden_ND: torch.Tensor) -> torch.Tensor:
+    return model.model.embedding.tokens.project(model.words(hidden_ND), model.words.bias).float()
+
+
 def logits_by_hand(model: PretrainingModel, hidden: torch.Tensor) -> list[float]:
     """GELU with the error function, norm over the vector, products with all token vectors."""
     head = model.words
@@ -120,41 +124,57 @@ def test_word_loss_by_hand(model):
         logits = logits_by_hand(model, hidden)
         expected += math.log(sum(math.exp(each) for each in logits)) - logits[id]
         num_met += max(range(V), key=logits.__getitem__) == id
-    loss, num_correct = model.word_loss(HIDDEN_BLD, IDS_BL, IS_HIDDEN_BL)
+    loss, _, num_correct = model.word_loss(HIDDEN_BLD, IDS_BL, IS_HIDDEN_BL)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     assert int(num_correct) == num_met
 
 
 def test_what_the_first_choice_met_is_counted(model):
-    logits_NV = model.words(HIDDEN_BLD[IS_HIDDEN_BL], model.model.embedding.tokens)
+    logits_NV = logits_of(model, HIDDEN_BLD[IS_HIDDEN_BL])
     assert logits_NV.shape == (3, V)
     ids_BL = IDS_BL.clone()
     ids_BL[IS_HIDDEN_BL] = logits_NV.argmax(dim=1)
-    assert int(model.word_loss(HIDDEN_BLD, ids_BL, IS_HIDDEN_BL)[1]) == 3
+    assert int(model.word_loss(HIDDEN_BLD, ids_BL, IS_HIDDEN_BL)[2]) == 3
     ids_BL[0, 1] = (ids_BL[0, 1] + 1) % V
-    assert int(model.word_loss(HIDDEN_BLD, ids_BL, IS_HIDDEN_BL)[1]) == 2
+    assert int(model.word_loss(HIDDEN_BLD, ids_BL, IS_HIDDEN_BL)[2]) == 2
 
 
-def test_logits_are_float32_under_autocast(model):
+def test_products_are_bf16_and_the_loss_is_float32_under_autocast(model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits_NV = model.words(HIDDEN_BLD[IS_HIDDEN_BL], model.model.embedding.tokens)
-        loss, _ = model.word_loss(HIDDEN_BLD.bfloat16(), IDS_BL, IS_HIDDEN_BL)
-    assert logits_NV.dtype == loss.dtype == torch.float32
+        transformed_ND = model.words(HIDDEN_BLD[IS_HIDDEN_BL])
+        loss, *_ = model.word_loss(HIDDEN_BLD.bfloat16(), IDS_BL, IS_HIDDEN_BL)
+    assert transformed_ND.dtype == torch.bfloat16 and loss.dtype == torch.float32
 
 
 def test_the_head_is_tied_to_the_embedding(model):
     tokens = model.model.embedding.tokens
     assert not [name for name, each in model.words.named_parameters() if each.numel() >= V * D]
-    before = model.words(HIDDEN_BLD[0], tokens)
+    before = logits_of(model, HIDDEN_BLD[0])
     tokens.weight.data[7] += 1.0
-    changed = (model.words(HIDDEN_BLD[0], tokens) - before).abs().amax(dim=0) > 1e-4
+    changed = (logits_of(model, HIDDEN_BLD[0]) - before).abs().amax(dim=0) > 1e-4
     assert changed.tolist() == [token == 7 for token in range(V)]
     model.word_loss(HIDDEN_BLD, IDS_BL, IS_HIDDEN_BL)[0].backward()
     assert all(each.grad.abs().sum() > 0 for each in model.parameters())
 
 
 def test_nothing_hidden_is_no_loss(model):
-    loss, num_correct = model.word_loss(HIDDEN_BLD, IDS_BL, torch.zeros_like(IS_HIDDEN_BL))
+    loss, _, num_correct = model.word_loss(HIDDEN_BLD, IDS_BL, torch.zeros_like(IS_HIDDEN_BL))
     loss.backward()
     assert float(loss.detach()) == 0.0 and int(num_correct) == 0
     assert all(torch.isfinite(each.grad).all() for each in model.parameters() if each.grad is not None)
+
+
+def test_of_many_hidden_places_the_last_few_are_left_out(model):
+    generator = torch.Generator().manual_seed(0)
+    hidden_BLD = torch.randn(3, 100, D, generator=generator)
+    ids_BL = torch.randint(V, (3, 100), generator=generator)
+    everywhere_BL = torch.ones(3, 100, dtype=torch.bool)
+    loss, number, _ = model.word_loss(hidden_BLD, ids_BL, everywhere_BL)
+    logits_NV = logits_of(model, hidden_BLD.flatten(0, 1)[:256])
+    assert number == 256
+    torch.testing.assert_close(
+        loss,
+        torch.nn.functional.cross_entropy(logits_NV, ids_BL.flatten()[:256], reduction="sum"),
+        rtol=1e-5,
+        atol=1e-4,
+    )
