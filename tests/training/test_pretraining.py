@@ -198,7 +198,6 @@ SAME = {
     "learning_rate": 5e-4,
     "schedule": "linear",
     "word_dropout": 0.0,
-    "dropout": 0.3,  # both are lowered to 0.1
     "label_smoothing": 0.1,
     "ema_decay": 0.9,
     "early_stopping_epochs": 1,
