@@ -37,8 +37,6 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 32,
     "num_epochs": 2,
     "pretrain_epochs": 0,
-    "variants": 0,
-    "ema_decay": 0.0,
     "attention_examples": 0,
     "bertscore_samples": 0,
     "num_threads": 1,
@@ -114,7 +112,7 @@ def writing_settings(task_type: str, folder: Path, num_train: int = 48, num_vali
     """As `small_settings`, for summarization (JSONL files) or lm (a folder of text files and one file)."""
     from him.data.sample import summarization_sample
 
-    settings = {name: value for name, value in SETTINGS.items() if name not in ("doc_stride", "variants")}
+    settings = {name: value for name, value in SETTINGS.items() if name != "doc_stride"}
     settings |= WRITING[task_type] | {"task_type": task_type, "batch_size": 16}
     settings |= {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "runs")}
     if task_type == "summarization":

@@ -202,7 +202,7 @@ def test_precedence(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("batch_size: 7\nnum_epochs: 8\nlearning_rate: 1e-2\n", encoding="utf-8")
     task = task_class("squad")
-    assert task.defaults["batch_size"] == 32 and task.defaults["num_epochs"] == 4
+    assert task.defaults["batch_size"] == 32 and task.defaults["num_epochs"] == 3
     assert DEFAULTS["num_epochs"] == 10 and DEFAULTS["batch_size"] == 16
     assert "label_smoothing" not in task.defaults or task.defaults["label_smoothing"] != 0.77
 
@@ -210,7 +210,7 @@ def test_precedence(tmp_path):
         config = task.resolve(config_of(line))
         return config.batch_size, config.num_epochs, config.learning_rate, config.max_grad_norm
 
-    assert resolved("") == (32, 4, 1e-3, 1.0)
+    assert resolved("") == (32, 3, 1e-3, 1.0)
     assert resolved(f"--config {file}") == (7, 8, 1e-2, 1.0)
     assert resolved(f"--config {file} --batch_size 9") == (9, 8, 1e-2, 1.0)
     assert resolved(f"--learning_rate 0.1 --config {file} --epochs 2") == (7, 2, 0.1, 1.0)

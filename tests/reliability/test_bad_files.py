@@ -316,7 +316,7 @@ NAMES = tuple(
 
 # Flags win over the file: these stay flags, because they say where things are.
 PLACES = ("task_type", "train_file", "validation_file", "cache_dir", "output_dir", "attention_dir", "num_threads")
-SMALL = {name: value for name, value in SETTINGS.items() if name not in (*PLACES, "doc_stride", "variants")}
+SMALL = {name: value for name, value in SETTINGS.items() if name not in (*PLACES, "doc_stride")}
 
 
 @kind("YAML", lambda: damaged_yaml(SMALL | {"schedule": "linear", "norm_first": False}, NAMES))
