@@ -15,6 +15,7 @@ from him.model.masked_words import MaskedWordHead, PretrainingModel
 from him.tasks.base import Evaluation, LossSums, Task
 
 SHARE_HIDDEN = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
+WORD_WEIGHT = 0.5  # of the hidden words; the made questions, or the words that follow, count 1
 EVALUATION_SEED = 0  # of the words that are hidden in validation texts
 
 
@@ -71,9 +72,11 @@ class Pretraining:
         initialize(head)
         return model
 
-    @abstractmethod
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        """Forward pass and loss of a batch."""
+        """That of what the task is about, and that of the hidden words as if there were as many, times a weight."""
+        sums, word_loss, num_words, _ = self._read(model, batch, None)
+        weight = WORD_WEIGHT * sums.num_targets / max(1, num_words)
+        return LossSums(sums.loss + weight * word_loss, sums.num_targets, sums.num_correct)
 
     @abstractmethod
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:

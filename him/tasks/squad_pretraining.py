@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 QUESTIONS_PER_CONTEXT = 8  # in an epoch
 VALIDATION_QUESTIONS = 2  # of each validation context
-WORD_WEIGHT = 0.5  # of the hidden words; the made questions count 1
 
 
 class SquadPretraining(Pretraining):
@@ -87,12 +86,6 @@ class SquadPretraining(Pretraining):
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `SquadBatches.batch`."""
         return self.batches.batch(examples)
-
-    def loss(self, model: PretrainingModel, batch: dict[str, Tensor]) -> LossSums:
-        """That of start and end, and that of the hidden words as if there were as many of them, times a weight."""
-        spans, word_loss, num_words, _ = self._read(model, batch, None)
-        weight = WORD_WEIGHT * spans.num_targets / max(1, num_words)
-        return LossSums(spans.loss + weight * word_loss, spans.num_targets, spans.num_correct)
 
     def _read(
         self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None

@@ -29,7 +29,6 @@ from him.tokenization import MASK, encode_ids, piece_texts, special_id
 if TYPE_CHECKING:
     from him.tasks.summarization import SummarizationTask
 
-WORD_WEIGHT = 0.5  # of the hidden words; the words that follow count 1
 EARLIEST, LATEST = 0.3, 0.8  # share of a document that is read before it goes on
 LEAST_TOKENS = 16  # of a document that is cut in two
 EVALUATION_BATCH = 64
@@ -84,12 +83,6 @@ class SummarizationPretraining(Pretraining):
 
     def _with_words(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return batch | {"word_ids": self.word_numbers(batch["input_ids"])}
-
-    def loss(self, model: PretrainingModel, batch: dict[str, Tensor]) -> LossSums:
-        """That of the words that follow, and that of the hidden words as if there were as many, times a weight."""
-        following, word_loss, num_words, _ = self._read(model, batch, None)
-        weight = WORD_WEIGHT * following.num_targets / max(1, num_words)
-        return LossSums(following.loss + weight * word_loss, following.num_targets, following.num_correct)
 
     def _read(
         self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None

@@ -20,7 +20,7 @@ from him.training.checkpoint import Checkpoint, Checkpoints, load_weights, save_
 from him.training.metric_writer import MetricWriter
 from him.training.trainer import Interrupted, Trainer
 
-PRETRAINING_VERSION = 1  # counted up when pretraining with the same settings and data comes out differently
+PRETRAINING_VERSION = 2  # counted up when pretraining with the same settings and data comes out differently
 FOLDER = "pretraining"
 RECORDS = "metrics.jsonl"
 # What the weights depend on beside the data and the tokenizer.
