@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from him.interruption import exit_at_once, send_to
+from him.core.signals import exit_at_once, send_to
 
 if __name__ == "__main__":
     send_to(exit_at_once)  # until `run_command` listens: nothing is lost yet
 
-from him.command_line import metric_table, run_command  # noqa: E402
-from him.config import Config, with_shape_of_earlier  # noqa: E402
-from him.flags import build_parser, parse_command_line  # noqa: E402
+from him.cli.command import metric_table, run_command  # noqa: E402
+from him.cli.parser import build_parser, parse_command_line  # noqa: E402
+from him.config.config import Config, with_shape_of_earlier  # noqa: E402
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,
@@ -29,7 +29,7 @@ def main() -> int:
     config = Config(**with_shape_of_earlier(settings)) if run is None else None
 
     from him.training.trainer import Interrupted  # PyTorch is loaded only when the flags are sound
-    from him.training.workflow import resume, train
+    from him.workflows.train import resume, train
 
     try:
         result = train(config, show) if config is not None else resume(Path(run), settings, show, allow_inexact)

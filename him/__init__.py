@@ -10,11 +10,11 @@ def __getattr__(name: str):
 
         return Config
     if name == "train":
-        from him.training.workflow import train
+        from him.workflows.train import train
 
         return train
     if name == "load":
-        from him.predict import load
+        from him.workflows.predict import load
 
         return load
     raise AttributeError(f"module 'him' has no attribute '{name}'")

@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from him.command_line import print_json, run_command  # noqa: E402
-from him.flags import Parser  # noqa: E402
+from him.cli.command import print_json, run_command  # noqa: E402
+from him.cli.parser import Parser  # noqa: E402
 
 
 def build_parser() -> Parser:
@@ -44,8 +44,8 @@ def main() -> int:
     arguments = vars(build_parser().parse_args())
     as_json = arguments.pop("json")
 
-    from him.ablation import Ablation, run_ablation
     from him.training.trainer import Interrupted
+    from scripts.experiments.ablation import Ablation, run_ablation
 
     try:
         with redirect_stdout(sys.stderr if as_json else sys.stdout):  # what is said on the way

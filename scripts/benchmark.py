@@ -16,24 +16,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from him.benchmark.generate import GenerationPlan  # noqa: E402
-from him.benchmark.lm import LM_SETTINGS, LmPlan  # noqa: E402
-from him.benchmark.turn import CONTESTANTS  # noqa: E402
-from him.command_line import print_json, run_command  # noqa: E402
-from him.config import Config  # noqa: E402
-from him.errors import ConfigError  # noqa: E402
-from him.flags import Parser, add_settings  # noqa: E402
+from him.cli.command import print_json, run_command  # noqa: E402
+from him.cli.parser import Parser, add_settings  # noqa: E402
+from him.config.config import Config  # noqa: E402
+from him.core.errors import ConfigError  # noqa: E402
+from scripts.benchmarks.generate import GenerationPlan  # noqa: E402
+from scripts.benchmarks.lm import LM_SETTINGS, LmPlan  # noqa: E402
+from scripts.benchmarks.turn import CONTESTANTS  # noqa: E402
 
 DATA_FLAGS = ("train_file", "dataset", "sample_size", "tokenizer", "vocab_size", "max_seq_len", "doc_stride", "seed")
 SHAPE_FLAGS = ("num_encoder_layers", "embed_dim", "num_heads", "dim_feedforward")
-HIM_FLAGS = ("positions", "conv_width", "activation")  # the plain models take no notice of them
+HIM_FLAGS = ("positions", "conv_kernel_size", "activation")  # the plain models take no notice of them
 MACHINE_FLAGS = ("num_threads", "device", "precision")
 FLAGS = {
     "train": (*DATA_FLAGS, *SHAPE_FLAGS, "batch_size", *MACHINE_FLAGS),
     "features": DATA_FLAGS,
     "lm": (
         *("train_file", "validation_file", "corpus_dir", "dataset", "tokenizer", "tokenizer_type", "vocab_size"),
-        *(*SHAPE_FLAGS, "max_seq_len", "batch_size", "learning_rate", "warmup_share", "weight_decay", "beta1", "beta2"),
+        *(*SHAPE_FLAGS, "max_seq_len", "batch_size", "learning_rate", "warmup_ratio", "weight_decay", "beta1", "beta2"),
         *("seed", *HIM_FLAGS, "optimizer", "muon_learning_rate", *MACHINE_FLAGS),
     ),
     "generate": ("task_type", "num_beams", "vocab_size", "seed", *SHAPE_FLAGS, *HIM_FLAGS, *MACHINE_FLAGS),
@@ -46,7 +46,7 @@ HELP = {
     "features": "building the features of question answering",
     "lm": "training a language model; without flags, in nanoGPT's configuration for CPUs",
     "generate": "writing texts with a cache and without",
-    "ngram": "a finished run of lm beside n-gram models of the same text, in bits a byte",
+    "ngram": "a finished run of lm beside n-gram models of the same text, in bits per byte",
 }
 OWN_HELP = {
     "dataset": "hub name, or `sample` for the built-in data [sample, without --train_file]",
@@ -165,29 +165,29 @@ def main() -> None:
 def run(arguments: argparse.Namespace, config: Config) -> tuple[dict[str, Any], str]:
     """The benchmark's result and its table."""
     if arguments.command == "lm":
-        from him.benchmark.lm import compare_language_models, language_model_table
+        from scripts.benchmarks.lm import compare_language_models, language_model_table
 
         result = compare_language_models(config, plan_of(LmPlan, arguments))
         return result, language_model_table(result)
     if arguments.command == "generate":
-        from him.benchmark.generate import compare_generation, generation_table
+        from scripts.benchmarks.generate import compare_generation, generation_table
 
         result = compare_generation(config, plan_of(GenerationPlan, arguments))
         return result, generation_table(result)
     if arguments.command == "ngram":
-        from him.benchmark.ngram import compare_with_ngrams, ngram_table
+        from scripts.benchmarks.ngram import compare_with_ngrams, ngram_table
 
         result = compare_with_ngrams(arguments.run, arguments.orders)
         return result, ngram_table(result)
-    from him.benchmark.requirements import require_peers
+    from scripts.benchmarks.requirements import require_peers
 
     require_peers()
     if arguments.command == "features":
-        from him.benchmark.features import compare_features, features_table
+        from scripts.benchmarks.features import compare_features, features_table
 
         result = compare_features(config, arguments.rounds)
         return result, features_table(result)
-    from him.benchmark.train import Plan, compare_training, training_table
+    from scripts.benchmarks.train import Plan, compare_training, training_table
 
     result = compare_training(config, plan_of(Plan, arguments))
     return result, training_table(result)

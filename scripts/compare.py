@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from him.command_line import print_json, run_command  # noqa: E402
-from him.comparison import draw_curves, read_curve, usual_tags  # noqa: E402
-from him.errors import ConfigError  # noqa: E402
-from him.flags import Parser  # noqa: E402
+from him.cli.command import print_json, run_command  # noqa: E402
+from him.cli.parser import Parser  # noqa: E402
+from him.core.errors import ConfigError  # noqa: E402
+from him.workflows.compare import draw_curves, read_curve, usual_tags  # noqa: E402
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from him.command_line import print_json, run_command  # noqa: E402
-from him.flags import Parser, add_settings  # noqa: E402
-from him.options import CompressionOptions  # noqa: E402
+from him.cli.command import print_json, run_command  # noqa: E402
+from him.cli.parser import Parser, add_settings  # noqa: E402
+from him.config.options.shared import CompressionOptions  # noqa: E402
 
 SETTINGS = [each.name for each in fields(CompressionOptions) if each.name != "compress"]
 OF_DATA = ("train_file", "validation_file", "corpus_dir", "cache_dir", "attention_dir", "device", "num_threads")
@@ -36,8 +36,8 @@ def main() -> int:
     arguments = build_parser().parse_args()
     changes = {name: getattr(arguments, name) for name in (*SETTINGS, *OF_DATA) if hasattr(arguments, name)}
 
-    from him.compression.workflow import compress_run, sweep
     from him.training.trainer import Interrupted
+    from him.workflows.compress import compress_run, sweep
 
     try:
         with redirect_stdout(sys.stderr if arguments.json else sys.stdout):  # what is said on the way

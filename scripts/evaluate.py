@@ -6,10 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from him.command_line import metric_table, print_json, run_command, use_parser  # noqa: E402
-from him.errors import ConfigError  # noqa: E402
-from him.flags import add_settings  # noqa: E402
-from him.options import GenerationOptions  # noqa: E402
+from him.cli.command import metric_table, print_json, run_command, use_parser  # noqa: E402
+from him.cli.parser import add_settings  # noqa: E402
+from him.config.options.shared import GenerationOptions  # noqa: E402
+from him.core.errors import ConfigError  # noqa: E402
 
 OF_DATA = ("document_field", "summary_field", "validation_size", "eval_stride", "eval_samples")
 SETTINGS = (*(each.name for each in fields(GenerationOptions)), *OF_DATA)
@@ -22,7 +22,7 @@ def main() -> None:
     add_settings(parser, SETTINGS)
     arguments = parser.parse_args()
 
-    from him.predict import load
+    from him.workflows.predict import load
 
     changes = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
     # What the run was validated on was its own choice; this file is measured whole if nothing else is said.
@@ -33,7 +33,7 @@ def main() -> None:
         raise ConfigError(f"--output {arguments.output}: there is no such folder; make it first")
     evaluation = predictor.evaluate(arguments.file)
     if arguments.output is not None:
-        from him.files import write_json
+        from him.core.files import write_json
 
         if not evaluation.predictions:
             raise ConfigError("--output with --eval_samples 0: nothing was written; leave one of them out")

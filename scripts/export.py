@@ -11,9 +11,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from him.command_line import print_json, run_command  # noqa: E402
-from him.errors import ConfigError  # noqa: E402
-from him.flags import Parser  # noqa: E402
+from him.cli.command import print_json, run_command  # noqa: E402
+from him.cli.parser import Parser  # noqa: E402
+from him.core.errors import ConfigError  # noqa: E402
 
 STAGES = ("trained", "pruned", "fine_tuned")
 
@@ -37,8 +37,8 @@ def main() -> None:
         raise ConfigError("--file is for --format onnx; leave it out")
 
     from him.export.folders import check_output
-    from him.foreign_runs import check_writable
-    from him.predict import load
+    from him.runs.untrusted import check_writable
+    from him.workflows.predict import load
 
     settings = {"device": "cpu", "precision": "fp32", "num_threads": arguments.num_threads}
     predictor = load(arguments.run, stage=arguments.stage, **settings)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from him.command_line import print_json, run_command, use_parser  # noqa: E402
-from him.errors import ConfigError  # noqa: E402
-from him.flags import Parser, add_settings  # noqa: E402
-from him.options import GenerationOptions  # noqa: E402
+from him.cli.command import print_json, run_command, use_parser  # noqa: E402
+from him.cli.parser import Parser, add_settings  # noqa: E402
+from him.config.options.shared import GenerationOptions  # noqa: E402
+from him.core.errors import ConfigError  # noqa: E402
 
 INPUTS = ("question", "context", "text")
 OTHER_SETTINGS = ("document_field", "summary_field", "seed")
@@ -43,7 +43,7 @@ def main() -> None:
     if (given != {}) + (arguments.file is not None) + arguments.example > 1:
         raise ConfigError("--file, --example and a text of one's own are three ways; use one of them")
 
-    from him.predict import load
+    from him.workflows.predict import load
 
     where = {"device": arguments.device, "num_threads": arguments.num_threads}
     predictor = load(arguments.run, arguments.stage, **where, **changes(arguments))

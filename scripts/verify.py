@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from him.command_line import print_json, run_command  # noqa: E402
-from him.flags import Parser  # noqa: E402
+from him.cli.command import print_json, run_command  # noqa: E402
+from him.cli.parser import Parser  # noqa: E402
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
 
-    from him.training.verification import replay, verify_files
+    from him.workflows.verify import replay, verify_files
 
     findings = []
     with redirect_stdout(sys.stderr if arguments.json else sys.stdout):  # what is said on the way

@@ -7,15 +7,15 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 
-from him.data.lexical import SCALARS, SIZES
-from him.data.squad_json import Answer, Paragraph, Question, SquadData
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
 from him.model.encoder import Encoder
 from him.model.initialization import initialize
-from him.model.question_answering import QuestionAnsweringModel
-from him.tokenization import SPECIAL_TOKENS
+from him.tasks.squad.lexical import SCALARS, SIZES
+from him.tasks.squad.model import QuestionAnsweringModel
+from him.tasks.squad.reader import Answer, Paragraph, Question, SquadData
+from him.text.tokenizer import SPECIAL_TOKENS
 
-pytest_plugins = ["tests.offline.plugin"]
+pytest_plugins = ["tests.offline.plugin", "tests.hub_fixtures", "tests.writer_fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,7 +62,7 @@ def make_model() -> Callable[..., QuestionAnsweringModel]:
         norm_first: bool = True,
         rotary: bool = True,
         lexical: bool = True,
-        conv_width: int = 0,
+        conv_kernel_size: int = 0,
         vocab_size: int = 20,
         max_seq_len: int = 128,
         word_dropout: float = 0.0,
@@ -78,7 +78,7 @@ def make_model() -> Callable[..., QuestionAnsweringModel]:
             mask_id=4,
             lexical=LexicalEmbedding(SIZES, len(SCALARS), 16) if lexical else None,
         )
-        encoder = Encoder(3, 16, 2, 24, norm_first=norm_first, rotary=rotary, conv_width=conv_width)
+        encoder = Encoder(3, 16, 2, 24, norm_first=norm_first, rotary=rotary, conv_kernel_size=conv_kernel_size)
         model = QuestionAnsweringModel(embedding, encoder, 16)
         initialize(model)
         for parameter in model.parameters():

@@ -202,7 +202,7 @@ def call_script(name: str, *arguments: str | Path, typed: str = "") -> Finished:
 
 
 def _call(command: Callable[[], int | None], prog: str, arguments: Sequence[str | Path]) -> Finished:
-    from him.command_line import run_command
+    from him.cli.command import run_command
 
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     argv = [prog, *map(str, arguments)]
@@ -324,15 +324,15 @@ def new_trainer(settings: dict[str, Any], run: Path) -> "Trainer":
     """What `him.train` hands over to the loop: data prepared, weights drawn, the run's folder made."""
     import torch
 
-    from him.compute import choose_compute
     from him.config import Config
+    from him.core.compute import choose_compute
     from him.tasks import task_class
     from him.training.trainer import Trainer
 
     config = Config(**settings)
     cls = task_class(config.task_type)
     config = cls.resolve(config)
-    compute = choose_compute(config)
+    compute = choose_compute(config.device, config.precision, config.num_threads)
     task = cls.prepare(config)
     torch.manual_seed(config.seed)
     run.mkdir(parents=True)
@@ -436,7 +436,7 @@ class ForkedMain:
 
     def _work(self, arguments: Sequence[str | Path], hook: Callable[[], None], out: int, err: int) -> int:
         import main
-        from him.command_line import run_command
+        from him.cli.command import run_command
 
         listen_to_ctrl_c()
         sys.argv = ["main.py", *map(str, arguments)]

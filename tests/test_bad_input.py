@@ -323,7 +323,7 @@ def test_a_tokenizer_of_the_hub_out_of_reach(settings, tmp_path):
 
 def test_a_rate_that_is_too_high_ends_with_advice(settings, monkeypatch):
     """Losses that stay NaN, as of a model that has diverged."""
-    from him.tasks.squad import SquadTask
+    from him.tasks.squad.task import SquadTask
 
     original = SquadTask.loss
 
@@ -334,7 +334,7 @@ def test_a_rate_that_is_too_high_ends_with_advice(settings, monkeypatch):
 
     monkeypatch.setattr(SquadTask, "loss", loss)
     finished = call_main(*flags({**settings, "batch_size": 2, "num_epochs": 3}))
-    advice = "again after going back once with a lower rate; lower --learning_rate (0.001), raise --warmup_share, or"
+    advice = "again after going back once with a lower rate; lower --learning_rate (0.001), raise --warmup_ratio, or"
     assert_one_line(finished, "step 5: the loss for training examples ", " is not finite, ", advice)
     said = "step 1: loss nan, gradient norm nan; first not finite: the loss for training examples "
     assert [line for line in finished.out.splitlines() if line.startswith(said)]
@@ -491,7 +491,7 @@ def test_files_of_text(refused_writing, writing, tmp_path):
         ("lm", "--eval_stride 65", ["--eval_stride 65 is above --seq_len 64; lower it"]),
         ("lm", "--tokenizer_type words", ["--tokenizer_type words is not known; use wordpiece or bpe or char"]),
         ("lm", "--text_field text", ['--text_field "text" is about a set of the hub, and --corpus_dir is none']),
-        ("lm", "--conv_width 4", ["--conv_width 4 is even; use 5, or 0 for none"]),
+        ("lm", "--conv_kernel_size 4", ["--conv_kernel_size 4 is even; use 5, or 0 for none"]),
         ("lm", "--top_p 0", ["--top_p 0.0 is out of range; use more than 0 and at most 1"]),
         ("lm", "--vocab_size 299", ["--vocab_size 299 is out of range; use at least 300"]),
         ("lm", "--task_type sumarization", ["--task_type sumarization is not known; use squad", "(summarization?)"]),
@@ -644,7 +644,10 @@ def refused_compressing(tmp_path):
         ("--fine_tune_epochs -1", ["--fine_tune_epochs -1 is out of range; use at least 0"]),
         ("--fine_tune_epochs 1.5", ["--fine_tune_epochs 1.5 is not a whole number"]),
         ("--fine_tune_learning_rate 0", ["--fine_tune_learning_rate 0.0 is out of range"]),
-        ("--distillation 1.1", ["--distillation 1.1 is out of range; use at least 0 and at most 1"]),
+        (
+            "--fine_tune_distillation_weight 1.1",
+            ["--fine_tune_distillation_weight 1.1 is out of range; use at least 0 and at most 1"],
+        ),
         ("--sweep 0 0.3 1.2", ["--pruning_amount 1.2 is out of range"]),
         ("--sweep 0 0.3 0.30", ["--sweep names an amount twice; name each once"]),
         ("--sweep", ["--sweep", "expected at least one argument; see --help"]),
@@ -705,7 +708,7 @@ def test_stages_that_are_not_there(tmp_path, finished_run, script, stage, parts)
 
 def test_compressing_on_a_full_disk_says_so(finished_run, monkeypatch):
     """What is written aside is cleared away, and the run is unharmed."""
-    from him.training import checkpoint
+    from him.runs import checkpoint
 
     before = tree(finished_run)
 

@@ -13,7 +13,7 @@ import yaml
 
 import him
 from him.config import Config
-from him.files import verify_folder
+from him.core.files import verify_folder
 from tests.small_runs import (
     ROOT,
     SETTINGS,
@@ -217,7 +217,13 @@ def test_help_and_wrong_flags_load_no_pytorch(script, arguments):
 def test_help_of_compressing_names_its_settings():
     finished = call_script("compress.py", "--help")
     assert (finished.status, finished.err) == (0, "")
-    for name in ("pruning_amount", "pruning_method", "fine_tune_epochs", "fine_tune_learning_rate", "distillation"):
+    for name in (
+        "pruning_amount",
+        "pruning_method",
+        "fine_tune_epochs",
+        "fine_tune_learning_rate",
+        "fine_tune_distillation_weight",
+    ):
         assert f"--{name}" in finished.out, name
     for name in ("--sweep", "--json", "--train_file", "--num_threads", "RUN"):
         assert name in finished.out, name
@@ -320,7 +326,7 @@ def test_init_from_takes_weights_and_tokenizer(settings, earlier, tmp_path):
     named |= {"max_steps": 1, "learning_rate": 1e-12, "train_file": settings["validation_file"]}
     finished = call_main(*flags(named))
     assert (finished.status, finished.err) == (0, "")
-    from him.training.checkpoint import load_tensors
+    from him.runs.checkpoint import load_tensors
 
     before, after = (load_tensors(run / "best" / "model.safetensors") for run in (earlier, tmp_path / "later"))
     for name, weight in before.items():

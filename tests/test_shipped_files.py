@@ -2,13 +2,15 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from him.config import Config, field_names
-from him.flags import build_parser, parse_command_line, read_yaml
+from him.cli.parser import build_parser, parse_command_line, read_yaml
+from him.config.config import Config, field_names
 from him.tasks import task_class
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +22,18 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("python main.py")
 ]
+
+
+def test_no_source_is_ignored_by_git():
+    """A pattern such as `runs/`, meant for what users make, would leave a package of HIM out of every commit."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    sources = [path for folder in ("him", "tests", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    assert ROOT / "him/runs/checkpoint.py" in sources
+    names = "\n".join(path.relative_to(ROOT).as_posix() for path in sources)
+    command = ["git", "check-ignore", "--stdin", "--no-index"]
+    found = subprocess.run(command, cwd=ROOT, input=names, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (1, ""), found.stderr
 
 
 def test_all_configurations_are_found():
@@ -58,7 +72,7 @@ def test_configuration_is_sound_and_explained(path):
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     text = " ".join(header)
     command = path.relative_to(ROOT).as_posix() if path.name != "quickstart.yaml" else "make quickstart"
-    metric = {"squad": "F1", "summarization": "ROUGE-L", "lm": "bits a byte"}[config.task_type]
+    metric = {"squad": "F1", "summarization": "ROUGE-L", "lm": "bits per byte"}[config.task_type]
     for needed in (command, "cores", metric):
         assert needed in text
 

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from him.compression.fine_tuning import fine_tuning_config
-from him.compression.pictures import as_png, draw_report
+from him.compression.latency import Contestant, measure_speeds
+from him.compression.plots import as_png, draw_report
 from him.compression.pruning import (
     Importance,
     check_amount,
@@ -30,20 +31,19 @@ from him.compression.pruning import (
 )
 from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
 from him.compression.report import judge, report_table, summary_line
-from him.compression.speed import Contestant, measure_speeds
-from him.compression.stages import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage, stage_in
-from him.compute import Compute
 from him.config import Config
-from him.data.order import epoch_batches
-from him.errors import CheckpointError
-from him.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
-from him.interruption import heed, signal_of
+from him.config.options.shared import CompressionOptions
+from him.core.compute import Compute
+from him.core.errors import CheckpointError
+from him.core.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
+from him.core.signals import raise_if_stopped, signal_of
+from him.data.batching import epoch_batches
 from him.model.embeddings import hold_in_bf16
-from him.options import CompressionOptions
+from him.runs.checkpoint import Checkpoints, load_weights, save_model
+from him.runs.models import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage, stage_in
+from him.runs.records import MetricWriter
 from him.tasks.base import Task
-from him.training.checkpoint import Checkpoints, load_weights, save_model
-from him.training.metric_writer import MetricWriter
-from him.training.teaching import TaughtTask, apply_masks
+from him.training.distillation import TaughtTask, apply_masks
 from him.training.trainer import Interrupted, Trainer
 
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
@@ -175,7 +175,7 @@ class _Compression:
 
     def _once(self, stage: str, work: Callable[[], dict[str, float]]) -> None:
         """Does a stage, unless it is done, and notes its metrics."""
-        heed()
+        raise_if_stopped()
         if stage in self.progress["metrics"]:
             return
         remove_leftovers(self.part / stage)
@@ -233,7 +233,7 @@ class _Compression:
 
     def _importance(self) -> Importance:
         task, config, trained = self.task, self.config, self.trained
-        batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, 0, task.train_mix)
+        batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, 0, task.train_sampling)
         number = 2 if config.dry_run else -(-IMPORTANCE_EXAMPLES // config.batch_size)
 
         def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -259,7 +259,7 @@ class _Compression:
         masks = {}
         if self.config.pruning_method == "magnitude":
             masks = nonzero_masks(student)
-        taught = TaughtTask(task.with_config(config), self.trained, config.distillation, masks)
+        taught = TaughtTask(task.with_config(config), self.trained, config.fine_tune_distillation_weight, masks)
         checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         checkpoint = checkpoints.load_newest()
         if checkpoint is None:

@@ -4,7 +4,7 @@ Gates of 1 on the outputs of heads (Michel et al. 2019, arXiv:1905.10650, sectio
 much as the squared first-order change of the loss when its gate closes, summed over examples (Molchanov et al. 2019,
 arXiv:1906.10771, equation 4; Kwon et al. 2022, arXiv:2204.09656, section 4.1, on why: the squares are the diagonal of
 the Fisher information, and in a trained model the plain changes cancel out). Sums of absolute changes left language
-models with one head in each layer: 2.23 bits a byte at 0.3 of the weights, where squares leave 2.11.
+models with one head in each layer: 2.23 bits per byte at 0.3 of the weights, where squares leave 2.11.
 
 # B batch   L length   D embed_dim   H heads   K width of one head   E = H * K   F feed-forward
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from him.errors import ConfigError
+from him.core.errors import ConfigError
 from him.model.encoder import Encoder, EncoderBlock
 
 # What a head costs in time, as a multiple of its weights: its scores and its softmax take longer than its projections.

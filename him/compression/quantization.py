@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from him.config import Config
-from him.errors import CheckpointError
+from him.core.errors import CheckpointError
 from him.model.embeddings import TokenEmbedding
 from him.model.generative import GenerativeModel
-from him.training.checkpoint import save_model
+from him.runs.checkpoint import save_model
 
 # Smaller layers stay floats: they are nothing in the file and in the time, and decide a lot (span and copy gate).
 LEAST_CHANNELS = 32

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from him.config import Config
-from him.files import sync_folder, verify_folder, write_checksums
-from him.ragged import Ragged
+from him.core.files import sync_folder, verify_folder, write_checksums
+from him.core.ragged import Ragged
 
 Columns = dict[str, np.ndarray | Ragged]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from him.data.text_files import fail, kind, one_line, shown, shown_source
+from him.core.messages import fail, kind, one_line, shown, shown_source
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -263,8 +263,8 @@ def _fail_binary(path: str, byte: int, value: int) -> NoReturn:
     fault = (
         f"byte {byte} is NUL, so it is not text" if value == 0 else f"not UTF-8 at byte {byte} (value 0x{value:02x})"
     )
-    mend = next((hint for start, hint in known.items() if beginning.startswith(start)), None)
-    fail(shown_source(path), fault, mend or "save it as UTF-8, or leave the file out")
+    fix = next((hint for start, hint in known.items() if beginning.startswith(start)), None)
+    fail(shown_source(path), fault, fix or "save it as UTF-8, or leave the file out")
 
 
 def _fail_unreadable(path: str, error: Exception) -> NoReturn:

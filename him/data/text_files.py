@@ -1,22 +1,19 @@
 """What the readers of data files share: text and JSON read strictly, and the parts of their one-line messages.
 
-A message is `where: what is wrong; how to mend it`. Whatever a file holds, only `DataError` comes out of here.
+A message is `where: what is wrong; how to fix it`. Whatever a file holds, only `DataError` comes out of here.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import NoReturn
 
-from him.errors import DataError
-
-SHOWN_CHARACTERS = 60
-SHOWN_NAMES = 6
+from him.core.messages import fail, one_line, shown, shown_names, shown_source
 
 
 @dataclass(frozen=True)
@@ -26,60 +23,12 @@ class Format:
     Attributes:
         name: such as "SQuAD JSON".
         layout: what is in it, as the object of "write".
-        mend_of_lines: what to do with a file that is JSON Lines instead; empty: write it as `layout`.
+        fix_for_lines: what to do with a file that is JSON Lines instead; empty: write it as `layout`.
     """
 
     name: str
     layout: str
-    mend_of_lines: str = ""
-
-
-def fail(where: str, fault: str, mend: str) -> NoReturn:
-    """Raises DataError with the line that the three make."""
-    raise DataError(f"{where}: {fault}; {mend}")
-
-
-# --- values in messages ---------------------------------------------------------------------------------------------
-
-
-def shown(value: object) -> str:
-    """`value` for a message: on one line whatever it holds, and short; a list or an object by its kind only."""
-    if isinstance(value, str):
-        return f'"{one_line(value, SHOWN_CHARACTERS)}"'
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, int) and value.bit_length() > 128:  # str() of thousands of digits is refused by Python
-        return f"a number of {value.bit_length()} bits"
-    return str(value) if isinstance(value, int | float) else kind(value)
-
-
-def shown_names(names: Iterable[object]) -> str:
-    """The first few keys, columns or fields there are, for a message; "nothing" if there is none."""
-    names = list(names)
-    more = ", ..." if len(names) > SHOWN_NAMES else ""
-    return (", ".join(shown(name) for name in names[:SHOWN_NAMES]) or "nothing") + more
-
-
-def shown_source(path: str | PathLike) -> str:
-    """A path for a message, on one line; not shortened, because the user has to find the file."""
-    return one_line(str(path))
-
-
-def one_line(text: str, limit: int | None = None) -> str:
-    """Escapes whatever would break the line, hide in it or fail to print: newlines, controls, lone surrogates."""
-    if limit and len(text) > limit:
-        text = text[: limit - 3] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def kind(value: object) -> str:
-    """What JSON calls a value of this type."""
-    kinds = ((bool, "true or false"), (str, "a string"), (int | float, "a number"), (Mapping, "an object"))
-    if value is None:
-        return "null"
-    if isinstance(value, list | tuple):
-        return "a list" if value else "an empty list"
-    return next((name for kind, name in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
+    fix_for_lines: str = ""
 
 
 # --- from the file to text ------------------------------------------------------------------------------------------
@@ -150,10 +99,10 @@ def _fail_not_utf8(
         start = error.start
     line = first_line + content.count(b"\n", 0, start)
     fault = f"not UTF-8 at byte {offset + start} (line {line}, byte value 0x{content[start]:02x})"
-    fail(source, fault, _mend_of_binary(head, file_format))
+    fail(source, fault, _fix_for_binary(head, file_format))
 
 
-def _mend_of_binary(head: bytes, file_format: Format) -> str:
+def _fix_for_binary(head: bytes, file_format: Format) -> str:
     known = {
         b"\xff\xfe": "it looks like UTF-16; save it as UTF-8",
         b"\xfe\xff": "it looks like UTF-16; save it as UTF-8",
@@ -185,8 +134,8 @@ def parse_json(text: str, source: str, file_format: Format, *, first_line: int |
 
     def refuse_constant(name: str) -> NoReturn:
         line, column = _place_of_constant(text)
-        mend = "write a number or leave the field out"
-        fail(f"{source}: line {start + line - 1}, column {column}", f"{name} is not JSON", mend)
+        fix = "write a number or leave the field out"
+        fail(f"{source}: line {start + line - 1}, column {column}", f"{name} is not JSON", fix)
 
     def without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -219,8 +168,8 @@ def _fail_not_json(
     text: str, error: json.JSONDecodeError, where: str, file_format: Format, *, is_line: bool
 ) -> NoReturn:
     if error.msg == "Extra data" and is_json_object(text.lstrip().split("\n", 1)[0]):
-        mend = file_format.mend_of_lines or f"write {file_format.layout}"
-        fail(where, "a second JSON value begins, as in JSON Lines", mend)
+        fix = file_format.fix_for_lines or f"write {file_format.layout}"
+        fail(where, "a second JSON value begins, as in JSON Lines", fix)
     if text.lstrip().startswith("<"):
         fail(where, "HTML or XML, not JSON", "download the raw file, not the page that shows it")
     if text.startswith("PAR1"):
@@ -228,10 +177,10 @@ def _fail_not_json(
     if text.startswith("version https://git-lfs"):
         fail(where, "a Git LFS pointer, not the data itself", "fetch the data with `git lfs pull`")
     if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
-        mend = "the file is cut short: save or download it again"
+        fix = "the file is cut short: save or download it again"
         if is_line:
-            mend = "put each object on one line, or, if the file is cut short, save or download it again"
-        fail(where, f"the JSON breaks off ({error.msg})", mend)
+            fix = "put each object on one line, or, if the file is cut short, save or download it again"
+        fail(where, f"the JSON breaks off ({error.msg})", fix)
     fail(where, f"not valid JSON ({error.msg})", "correct the file there")
 
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from him.data.corpus_sources import read_documents
-from him.data.pairs import read_pairs
-from him.data.squad_json import read_squad
-from him.errors import DataError
+from him.core.errors import DataError
+from him.data.records import read_pairs
+from him.tasks.lm.sources import read_documents
+from him.tasks.squad.reader import read_squad
 
 FLAG = "--pretrain_files"
 CONTEXT_WORDS = 120  # of a context that is made of a text file: that of a paragraph of SQuAD

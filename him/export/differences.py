@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from him.errors import CheckpointError
+from him.core.errors import CheckpointError
 
 # Between two exact ways to compute the same there is rounding only, which grows with the numbers that are rounded.
 TOLERANCE = 1e-5

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from him.errors import ConfigError
-from him.files import CHECKSUMS, write_json
+from him.core.errors import ConfigError
+from him.core.files import CHECKSUMS, write_json
 
 REPORT = "export.json"
 
@@ -25,13 +25,13 @@ def check_output(folder: Path) -> None:
     Raises:
         ConfigError: there is something else at this place.
     """
-    mend = "name another --output, or move it away"
+    fix = "name another --output, or move it away"
     if folder.is_dir() and any(folder.iterdir()):
         foreign = _foreign_files(folder)
         if foreign:
-            raise ConfigError(f"{folder} holds {foreign}, which is no part of an export; {mend}")
+            raise ConfigError(f"{folder} holds {foreign}, which is no part of an export; {fix}")
     elif folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; {mend}")
+        raise ConfigError(f"{folder} is a file; {fix}")
     # `write_folder` takes these for its own leftovers.
     old = folder.with_name(f"{folder.name}.old")
     in_the_way = [old] if old.exists() and (not old.is_dir() or _foreign_files(old)) else []
@@ -42,7 +42,7 @@ def check_output(folder: Path) -> None:
         if path.is_dir() and not own.fullmatch(path.name)
     ]
     if in_the_way:
-        raise ConfigError(f"{in_the_way[0]} is in the way of writing {folder}; {mend}")
+        raise ConfigError(f"{in_the_way[0]} is in the way of writing {folder}; {fix}")
 
 
 def _foreign_files(folder: Path) -> str:

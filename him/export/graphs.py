@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from him.data.pair_features import PairBatches, build_pair_features
-from him.data.pairs import Pair, PairData
+from him.core.errors import ConfigError
+from him.data.records import Pair, PairData
 from him.data.sample import squad_sample, summarization_sample, text_sample
-from him.data.squad_batches import SquadBatches
-from him.data.squad_features import build_features
-from him.data.squad_json import squad_from_document
-from him.errors import ConfigError
 from him.model.generative import GenerativeModel, padded
-from him.model.summarization import SummarizationModel
 from him.tasks.base import Task
-from him.tasks.squad import SquadTask
-from him.tokenization import CLS, PAD, SEP, special_id
+from him.tasks.squad.batches import SquadBatches
+from him.tasks.squad.features import build_features
+from him.tasks.squad.reader import squad_from_document
+from him.tasks.squad.task import SquadTask
+from him.tasks.summarization.features import PairBatches, build_pair_features
+from him.tasks.summarization.model import SummarizationModel
+from him.text.tokenizer import CLS, PAD, SEP, special_id
 
 ONE_A_ROW = ("focus_ids",)  # inputs without places
 
@@ -81,7 +81,7 @@ class NextTokenLogits(nn.Module):
 class NextTokenLogProbabilities(nn.Module):
     """Summarization: log-probabilities of the token behind each place, from the vocabulary or copied.
 
-    The same as `SummarizationModel.read_all` at all places at once. Those within a document, which the model did not
+    The same as `SummarizationModel.recompute` at all places at once. Those within a document, which the model did not
     learn to continue, come along.
     """
 
@@ -135,7 +135,7 @@ def squad_batches(task: SquadTask) -> list[dict[str, Tensor]]:
     """Windows of a few built-in questions."""
     config = task.config
     data = squad_from_document(squad_sample(0, 0, 8)[1], "the built-in sample")
-    features = build_features(data, task.tokenizer, config.max_seq_len, 0, task.rarity)[0]
+    features = build_features(data, task.tokenizer, config.max_seq_len, 0, task.frequencies)[0]
     ids = tuple(special_id(task.tokenizer, token) for token in (PAD, CLS, SEP))
     batches = SquadBatches(features, ids, config.max_seq_len, config.lexical_features)
     by_length = np.argsort(batches.lengths, kind="stable")

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from him.config import Config
-from him.errors import ConfigError
+from him.core.errors import ConfigError
+from him.core.files import write_folder
 from him.export.differences import Differences
 from him.export.folders import check_floats, check_packages, quiet, size_mb, write_report
 from him.export.graphs import Graph, graph_of
 from him.export.onnx_int8 import quantize_file
 from him.export.onnx_session import OnnxModel, latency_ms
-from him.files import write_folder
-from him.predict import Predictor
 from him.tasks.base import Task
+from him.workflows.predict import Predictor
 
 FLOAT, INT8 = "model.onnx", "model_int8.onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

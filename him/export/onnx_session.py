@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from him.export.graphs import Graph
-from him.model.question_answering import SpanOutput
 from him.tasks.base import Task
+from him.tasks.squad.model import SpanOutput
 
 ROWS_AT_ONCE = 8
 OUTPUTS_AT_ONCE = 2**24  # numbers
@@ -60,8 +60,8 @@ class OnnxModel(nn.Module):
         for rows in _rows(batch, num_rows):
             (predicted_NLV,) = self.compute(rows)
             labels_NT = rows["labels"]
-            if "label_places" in rows:  # of a summary, which has fewer places than its row
-                places_NT1 = rows["label_places"][:, :, None]
+            if "label_positions" in rows:  # of a summary, which has fewer places than its row
+                places_NT1 = rows["label_positions"][:, :, None]
                 predicted_NLV = predicted_NLV.gather(1, places_NT1.expand(-1, -1, vocab_size))
             counts_NT = rows.get("is_target", labels_NT >= 0)
             predicted_V, labels = predicted_NLV[counts_NT], labels_NT[counts_NT]
@@ -85,7 +85,7 @@ def latency_ms(model: nn.Module, task: Task, length: int) -> float:
         task: makes the row.
         length: L.
     """
-    batch = task.speed_batch(1, length)
+    batch = task.dummy_batch(1, length)
     run = model.compute if isinstance(model, OnnxModel) else model
     for _ in range(WARM_UP_RUNS):
         run(batch)

@@ -15,16 +15,16 @@ import torch
 from tokenizers import processors
 from torch import Tensor, nn
 
+from him.core.errors import CheckpointError
+from him.core.files import write_folder, write_json
 from him.data.sample import squad_sample, text_sample
-from him.errors import CheckpointError
 from him.export.differences import Differences
 from him.export.folders import check_floats, check_packages, quiet, size_mb, write_report
 from him.export.graphs import squad_batches, text_batches
-from him.export.stock import stock_class, stock_settings, stock_weights
-from him.files import write_folder, write_json
-from him.predict import Predictor
+from him.export.stock_weights import stock_class, stock_settings, stock_weights
 from him.tasks.base import Task
-from him.tokenization import CLS, MASK, PAD, SEP, UNK, special_id
+from him.text.tokenizer import CLS, MASK, PAD, SEP, UNK, special_id
+from him.workflows.predict import Predictor
 
 ROLES = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from him.errors import ConfigError, DataError
+from him.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,15 +219,15 @@ def _model_folder(model: str) -> Path:
     folder = Path(model).expanduser()
     if not model or not folder.is_dir():  # Path("") is the current folder
         if not model or folder.exists() or model.startswith((".", "~")) or folder.is_absolute() or model.count("/") > 1:
-            mend = "give one with config.json, tokenizer.json and model.safetensors"
-            raise _unusable(model, "no such folder", mend)
+            fix = "give one with config.json, tokenizer.json and model.safetensors"
+            raise _unusable(model, "no such folder", fix)
         folder = _download(model)
-    mend = "use a folder as transformers saves it"
+    fix = "use a folder as transformers saves it"
     if not _has_any(folder, _CONFIG):
-        raise _unusable(model, "it holds no config.json", mend)
+        raise _unusable(model, "it holds no config.json", fix)
     # Without vocabulary transformers would go on with an empty tokenizer, for which every word is unknown.
     if not _has_any(folder, _TOKENIZER):
-        raise _unusable(model, "it holds no tokenizer.json", mend)
+        raise _unusable(model, "it holds no tokenizer.json", fix)
     if not _has_any(folder, _WEIGHTS):
         raise _unusable(model, "it holds no model.safetensors", "convert its weights, pickled ones are not loaded")
     return folder
@@ -321,8 +321,8 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _unusable(model: str, problem: str, mend: str) -> ConfigError:
-    return ConfigError(f"BERTScore model {model!r}: {problem}; {mend} (--bertscore_model)")
+def _unusable(model: str, problem: str, fix: str) -> ConfigError:
+    return ConfigError(f"BERTScore model {model!r}: {problem}; {fix} (--bertscore_model)")
 
 
 def _one_line(error: Exception) -> str:

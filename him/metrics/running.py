@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from him.errors import CheckpointError
+from him.core.errors import CheckpointError
 
 
 class RunningMean:

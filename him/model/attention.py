@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from him.model.decoding_cache import LayerCache
 from him.model.dropout import Dropout
+from him.model.kv_cache import LayerCache
 
 # What a forbidden position is given before the softmax: its weight becomes exactly 0, and a row without any allowed
 # position becomes uniform instead of NaN, which -inf would make of it.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from him.model.decoding_cache import LayerCache
+from him.model.kv_cache import LayerCache
 
 
 class DepthwiseConvolution(nn.Module):

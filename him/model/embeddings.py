@@ -11,7 +11,7 @@ from him.model.dropout import Dropout
 
 
 class LexicalEmbedding(nn.Module):
-    """Embeds what the words themselves tell about a question and its context (see `him.data.lexical`).
+    """Embeds what the words themselves tell about a question and its context (see `him.tasks.squad.lexical`).
 
     After the exact-match and token features of DrQA, Chen et al. 2017 (arXiv:1704.00051), section 3.2. Without them a
     small transformer trained on a few thousand questions stays at the level of guessing, because it would have to
@@ -81,7 +81,7 @@ class InputEmbedding(nn.Module):
         mask_id: id of the mask token.
         lexical: the lexical inputs, or None.
         num_segments: different values of `token_type_ids`; 0 for none.
-        shared_dropout: whether all places of a sample share one dropout mask.
+        variational_dropout: whether all places of a sample share one dropout mask.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class InputEmbedding(nn.Module):
         mask_id: int,
         lexical: LexicalEmbedding | None = None,
         num_segments: int = 2,
-        shared_dropout: bool = False,
+        variational_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = TokenEmbedding(vocab_size, embed_dim)
@@ -103,7 +103,7 @@ class InputEmbedding(nn.Module):
         self.positions = nn.Embedding(max_seq_len, embed_dim) if learned_positions else None
         self.lexical = lexical
         self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout, shared_dropout)
+        self.dropout = Dropout(dropout, variational_dropout)
         self.word_dropout = word_dropout
         self.mask_id = mask_id
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from him.model.attention import RotaryTables, SelfAttention, attention_bias, rotary_tables
 from him.model.convolution import DepthwiseConvolution
-from him.model.decoding_cache import DecodingCache, LayerCache
 from him.model.dropout import Dropout
+from him.model.kv_cache import DecodingCache, LayerCache
 
 
 @dataclass
@@ -79,15 +79,15 @@ class EncoderBlock(nn.Module):
         norm_first: bool,
         dropout: float,
         attention_dropout: float = 0.0,
-        conv_width: int = 0,
+        conv_kernel_size: int = 0,
         activation: str = "gelu",
         causal: bool = False,
-        shared_dropout: bool = False,
+        variational_dropout: bool = False,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
-        if conv_width:
-            self.convolution = DepthwiseConvolution(embed_dim, conv_width, causal)
+        if conv_kernel_size:
+            self.convolution = DepthwiseConvolution(embed_dim, conv_kernel_size, causal)
             self.convolution_norm = nn.LayerNorm(embed_dim)
         else:
             self.convolution = None
@@ -95,7 +95,7 @@ class EncoderBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(embed_dim)
         self.feed_forward = FeedForward(embed_dim, dim_feedforward, activation)
         self.feed_forward_norm = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout, shared_dropout)
+        self.dropout = Dropout(dropout, variational_dropout)
 
     def forward(
         self,
@@ -142,11 +142,11 @@ class Encoder(nn.Module):
         norm_first: pre-LN if true, post-LN otherwise.
         dropout: on both residual branches.
         attention_dropout: on attention weights.
-        conv_width: places that a convolution before each attention sees; 0 is none.
+        conv_kernel_size: places that a convolution before each attention sees; 0 is none.
         rotary: whether queries and keys are rotated by their position.
         activation: of the feed-forward layers, a name of `ACTIVATIONS`.
         causal: whether the convolutions see earlier places only; attention sees what the mask admits.
-        shared_dropout: whether all places of a sample share one dropout mask.
+        variational_dropout: whether all places of a sample share one dropout mask.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class Encoder(nn.Module):
         norm_first: bool = True,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        conv_width: int = 0,
+        conv_kernel_size: int = 0,
         rotary: bool = True,
         activation: str = "gelu",
         causal: bool = False,
-        shared_dropout: bool = False,
+        variational_dropout: bool = False,
         layer_heads: Sequence[int] = (),
         layer_feedforward: Sequence[int] = (),
     ) -> None:
@@ -181,10 +181,10 @@ class Encoder(nn.Module):
                 norm_first,
                 dropout,
                 attention_dropout,
-                conv_width,
+                conv_kernel_size,
                 activation,
                 causal,
-                shared_dropout,
+                variational_dropout,
             )
             for layer_num_heads, layer_width in zip(heads, widths, strict=True)
         )
@@ -226,11 +226,11 @@ class Encoder(nn.Module):
     def decode(self, x_N1D: Tensor, cache: DecodingCache) -> Tensor:
         """Encodes one more token of each hypothesis, (N, 1, D), after those that the cache holds."""
         x_N1D = _as_computed(x_N1D)
-        rotary = self._rotary(cache.places_N[:, None], x_N1D)
+        rotary = self._rotary(cache.positions_N[:, None], x_N1D)
         bias_B1P = attention_bias(cache.prompt_mask_BP).to(x_N1D.dtype)
         for number, (block, layer_cache) in enumerate(zip(self.blocks, cache.layers, strict=True)):
             x_N1D, _ = block(x_N1D, bias_B1P, None, rotary.get(number), cache=layer_cache)
-        cache.places_N = cache.places_N + 1
+        cache.positions_N = cache.positions_N + 1
         return self.final_norm(x_N1D)
 
     def _rotary_of_length(self, length: int, like: Tensor) -> dict[int, RotaryTables]:

@@ -103,10 +103,10 @@ class RecomputedSteps:
         self.prompts = [prompt for prompt in prompts for _ in range(num_hypotheses)]
 
     def first(self) -> Tensor:
-        return self.model.read_all(self.prompts, [[] for _ in self.prompts])
+        return self.model.recompute(self.prompts, [[] for _ in self.prompts])
 
     def next(self, written: Sequence[Sequence[int]], origins: Sequence[int] | None) -> Tensor:
-        return self.model.read_all(self.prompts, written)
+        return self.model.recompute(self.prompts, written)
 
 
 @torch.inference_mode()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from him.model.decoding_cache import DecodingCache
 from him.model.embeddings import InputEmbedding
 from him.model.encoder import Encoder
+from him.model.kv_cache import DecodingCache
 
 
 @dataclass
@@ -69,7 +69,7 @@ class GenerativeModel(nn.Module, ABC):
         """Reads the token that each hypothesis wrote; returns log-probabilities (N, V) float32 of the next."""
 
     @abstractmethod
-    def read_all(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Tensor:
+    def recompute(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilities (N, V) of the next token, computed anew from all N prompts and what was written after each.
 
         The same as `start` and `advance` up to rounding: what they are checked and timed against.
@@ -99,6 +99,6 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device, pad_id: int = 0)
     return ids_BL, torch.arange(longest, device=device) < lengths[:, None]
 
 
-def last_places(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+def last_positions(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """The vector at the last True place of each row, (B, D)."""
     return x_BLD[torch.arange(len(x_BLD), device=x_BLD.device), mask_BL.sum(dim=1) - 1]

@@ -3,14 +3,14 @@
 import difflib
 import importlib
 
-from him.errors import ConfigError
+from him.core.errors import ConfigError
 from him.tasks.base import Task
 
 # name -> module and class. Loaded when asked for, because a task brings PyTorch with it.
 TASKS = {
-    "squad": ("him.tasks.squad", "SquadTask"),
-    "summarization": ("him.tasks.summarization", "SummarizationTask"),
-    "lm": ("him.tasks.lm", "LanguageModelingTask"),
+    "squad": ("him.tasks.squad.task", "SquadTask"),
+    "summarization": ("him.tasks.summarization.task", "SummarizationTask"),
+    "lm": ("him.tasks.lm.task", "LanguageModelingTask"),
 }
 
 

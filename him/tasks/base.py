@@ -17,21 +17,21 @@ if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
     from torch import Tensor, nn
 
     from him.attention_maps import AttentionExample
-    from him.compute import Compute
-    from him.data.order import Mix
+    from him.core.compute import Compute
+    from him.data.batching import SamplingWeights
 
 # Where neither a task nor the user says otherwise.
 DEFAULTS = {
     "num_epochs": 10,
     "batch_size": 16,
-    "conv_width": 0,
+    "conv_kernel_size": 0,
     "dropout": 0.1,
     "word_dropout": 0.0,
     "pretrain_epochs": 0,
-    "variants": 0,
+    "num_augmentations": 0,
     "label_smoothing": 0.0,
     "ema_decay": 0.0,
-    "shared_dropout": False,
+    "variational_dropout": False,
     "activation": "gelu",
     "optimizer": "adamw",
     "num_beams": 1,
@@ -139,14 +139,14 @@ class Task(ABC):
         """(N,) tokens of each training example."""
 
     @property
-    def train_mix(self) -> Mix | None:
+    def train_sampling(self) -> SamplingWeights | None:
         """How often the examples of several training files are seen in an epoch; None where each is seen once."""
         return None
 
     @property
     def examples_per_epoch(self) -> int:
         """Training examples seen in an epoch."""
-        return len(self.train_lengths) if self.train_mix is None else self.train_mix.num_examples
+        return len(self.train_lengths) if self.train_sampling is None else self.train_sampling.num_examples
 
     @cached_property
     def train_digest(self) -> str:
@@ -190,7 +190,7 @@ class Task(ABC):
         """The loss of a student: (1 - share) * `loss` + share * divergence from the predictions of its teacher."""
 
     @abstractmethod
-    def speed_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
+    def dummy_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """A batch of random tokens without padding, that `loss` takes: to measure how fast a model is."""
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:

@@ -6,14 +6,14 @@ import numpy as np
 from tokenizers import Tokenizer
 from torch import nn
 
-from him.compute import memory_bytes
 from him.config import Config
-from him.data.order import Mix
-from him.errors import ConfigError
+from him.core.compute import memory_bytes
+from him.core.errors import ConfigError
+from him.data.batching import SamplingWeights
 from him.metrics.bertscore import find_scorer_model
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
 from him.model.encoder import Encoder
-from him.tokenization import MASK, load_tokenizer, parse_tokenizer, special_id
+from him.text.tokenizer import MASK, load_tokenizer, parse_tokenizer, special_id
 
 
 def given_tokenizer(config: Config, folder: Path | None) -> Tokenizer | None:
@@ -42,7 +42,7 @@ def build_embedding(
         mask_id=special_id(tokenizer, MASK),
         lexical=lexical,
         num_segments=num_segments,
-        shared_dropout=config.shared_dropout,
+        variational_dropout=config.variational_dropout,
     )
     _set_eps(embedding, config)
     return embedding
@@ -80,30 +80,30 @@ def build_encoder(config: Config, causal: bool) -> Encoder:
         dim_feedforward=config.dim_feedforward,
         layer_heads=config.layer_heads,
         layer_feedforward=config.layer_feedforward,
-        conv_width=config.conv_width,
+        conv_kernel_size=config.conv_kernel_size,
         norm_first=config.norm_first,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
         rotary=config.positions == "rotary",
         activation=config.activation,
         causal=causal,
-        shared_dropout=config.shared_dropout,
+        variational_dropout=config.variational_dropout,
     )
     _set_eps(encoder, config)
     return encoder
 
 
-def check_mix(config: Config) -> None:
+def check_sampling(config: Config) -> None:
     """Raises ConfigError if files shall be told apart, and there is one."""
-    if config.first_file_last and len(config.train_file) < 2:
-        raise ConfigError("--first_file_last needs several files in --train_file; leave it out, or name others")
+    if config.end_with_first_file and len(config.train_file) < 2:
+        raise ConfigError("--end_with_first_file needs several files in --train_file; leave it out, or name others")
 
 
-def mix_of(config: Config, origins: np.ndarray) -> Mix | None:
+def sampling_of(config: Config, source_ids: np.ndarray) -> SamplingWeights | None:
     """How often training examples are seen, by the files that they are from; None where each is seen once."""
-    if not (config.train_weights or config.first_file_last):
+    if not (config.train_file_weights or config.end_with_first_file):
         return None
-    return Mix(origins, config.train_weights or (1.0,) * len(config.train_file))
+    return SamplingWeights(source_ids, config.train_file_weights or (1.0,) * len(config.train_file))
 
 
 def bertscore_notes(config: Config) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from him.compute import Compute
 from him.config import Config
+from him.core.compute import Compute
 from him.model.initialization import initialize
-from him.model.masked_words import MaskedWordHead, PretrainingModel
+from him.model.masked_lm import MLMHead, PretrainingModel
 from him.tasks.base import Evaluation, LossSums, Task
 
-SHARE_HIDDEN = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
-WORD_WEIGHT = 0.5  # of the hidden words; the made questions, or the words that follow, count 1
+MASKED_SHARE = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
+MLM_WEIGHT = 0.5  # of the masked tokens; the synthetic questions, or the words that follow, count 1
 EVALUATION_SEED = 0  # of the words that are hidden in validation texts
 
 
@@ -35,8 +35,8 @@ def pretraining_config(config: Config) -> Config:
         attention_examples=0,
         bertscore_samples=0,
         compress=False,
-        first_file_last=False,
-        train_weights=(),
+        end_with_first_file=False,
+        train_file_weights=(),
         teacher=None,
     )
 
@@ -51,7 +51,7 @@ class Pretraining:
     best_metric: ClassVar[str] = "Loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy",)
     stages: ClassVar[tuple[str, str]] = ("pretraining", "pretraining")
-    train_mix: ClassVar[None] = None
+    train_sampling: ClassVar[None] = None
 
     def __init__(self, task: Task) -> None:
         self.config = pretraining_config(task.config)
@@ -67,16 +67,16 @@ class Pretraining:
 
     def build_model(self) -> PretrainingModel:
         """The task's model with a head beside it, with weights drawn anew."""
-        head = MaskedWordHead(self.config.embed_dim, self.task.tokenizer.get_vocab_size())
+        head = MLMHead(self.config.embed_dim, self.task.tokenizer.get_vocab_size())
         model = PretrainingModel(self.task.build_model(), head)
         initialize(head)
         return model
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        """That of what the task is about, and that of the hidden words as if there were as many, times a weight."""
-        sums, word_loss, num_words, _ = self._read(model, batch, None)
-        weight = WORD_WEIGHT * sums.num_targets / max(1, num_words)
-        return LossSums(sums.loss + weight * word_loss, sums.num_targets, sums.num_correct)
+        """That of what the task is about, and that of the masked tokens as if there were as many, times a weight."""
+        sums, mlm_loss, num_words, _ = self._read(model, batch, None)
+        weight = MLM_WEIGHT * sums.num_targets / max(1, num_words)
+        return LossSums(sums.loss + weight * mlm_loss, sums.num_targets, sums.num_correct)
 
     @abstractmethod
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from him.compute import Compute, is_out_of_memory, release_memory
 from him.config import Config
-from him.data.order import bucket_length
-from him.errors import HimError
+from him.core.compute import Compute, is_out_of_memory, release_memory
+from him.core.errors import HimError
+from him.data.batching import bucket_length
 from him.metrics.running import RunningMean
 from him.tasks.base import Task
-from him.training.faults import find_culprit
+from him.training.non_finite import find_non_finite_source
 
 CPU_TOKENS = 6144  # 2,080 MB -> 1,360 MB for batches of 32 SQuAD windows, at the same speed
 
@@ -46,7 +46,7 @@ class Gradients:
         self.say = say
         self.most_tokens: int | None = None
 
-    def add_up(self, examples: np.ndarray, step: int) -> tuple[RunningMean, RunningMean, int]:
+    def accumulate(self, examples: np.ndarray, step: int) -> tuple[RunningMean, RunningMean, int]:
         """Leaves the gradients of a batch in the model's parameters.
 
         Where memory runs out, the micro-batches are halved from then on: the gradients stay the same, but for the order
@@ -65,7 +65,7 @@ class Gradients:
         while True:
             torch.manual_seed(step_seed(self.config.seed, step))
             try:
-                return self._accumulate(examples)
+                return self._accumulate_once(examples)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -75,7 +75,7 @@ class Gradients:
             release_memory()
             self._halve(examples, step, said)
 
-    def _accumulate(self, examples: np.ndarray) -> tuple[RunningMean, RunningMean, int]:
+    def _accumulate_once(self, examples: np.ndarray) -> tuple[RunningMean, RunningMean, int]:
         """Adds up the gradients; the sum over all targets is divided once, by their number."""
         batches = [self.task.train_batch(part) for part in self._micro_batches(examples)]
         loss, accuracy = RunningMean(), RunningMean()
@@ -124,10 +124,10 @@ class Gradients:
         """Makes the passes that need the most memory first, so that a lack of it shows now and not after hours."""
         longest = np.argsort(-self.task.train_lengths, kind="stable")[: self.config.batch_size]
         self.model.train()
-        self.add_up(longest, step)
+        self.accumulate(longest, step)
         self.model.zero_grad(set_to_none=True)
 
-    def culprit(self, examples: np.ndarray, step: int, loss_is_finite: bool) -> str:
+    def non_finite_source(self, examples: np.ndarray, step: int, loss_is_finite: bool) -> str:
         """What was the first to be not finite in a step with finite weights; repeats its forward pass, dropout too.
 
         Args:
@@ -144,4 +144,4 @@ class Gradients:
 
         parts = [(self.task.places(part), batch) for part, batch in zip(micro_batches, batches, strict=True)]
         gradients = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
-        return find_culprit(self.model, parts, forward, loss_is_finite, gradients)
+        return find_non_finite_source(self.model, parts, forward, loss_is_finite, gradients)

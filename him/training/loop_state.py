@@ -5,7 +5,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from him.errors import CheckpointError
+from him.core.errors import CheckpointError
 from him.metrics.running import RunningMean
 
 SUMS = ("since_log", "since_epoch")

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from him.attention_maps import AttentionExample, write_sheets
-from him.compute import Compute
 from him.config import Config
-from him.data.order import epoch_batches
-from him.errors import CheckpointError, HimError
-from him.files import CannotWrite, cannot_write, remove_leftovers, set_aside, verify_folder
-from him.interruption import Interruption, Stopped
-from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
-from him.training.checkpoint import (
+from him.core.compute import Compute
+from him.core.errors import CheckpointError, HimError
+from him.core.files import CannotWrite, cannot_write, quarantine, remove_leftovers, verify_folder
+from him.core.signals import SignalListener, Stopped
+from him.data.batching import epoch_batches
+from him.runs.checkpoint import (
     Checkpoint,
     Checkpoints,
     NotFinite,
@@ -27,12 +26,13 @@ from him.training.checkpoint import (
     restore_optimizers,
     save_model,
 )
-from him.training.faults import all_finite, first_not_finite
+from him.runs.environment import describe_environment
+from him.runs.records import MetricWriter
+from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
 from him.training.gradients import Gradients
 from him.training.loop_state import LoopState, new_means
-from him.training.machine import describe_machine
-from him.training.metric_writer import MetricWriter
-from him.training.optimization import AveragedWeights, build_optimizers, lr_at
+from him.training.non_finite import all_finite, first_not_finite
+from him.training.optimizers import ExponentialMovingAverage, build_optimizers, lr_at
 
 LOG_EVERY_STEPS = 10
 MOST_REFUSED_IN_A_ROW = 5
@@ -86,7 +86,7 @@ class Trainer:
         self.compute = compute
         self.model = model
         self.optimizers = build_optimizers(model, config)
-        self.averaged = AveragedWeights(model, config.ema_decay) if config.ema_decay else None
+        self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         self.gradients = Gradients(task, config, compute, model, self.say)
         self.state = LoopState()
@@ -98,7 +98,7 @@ class Trainer:
             self.max_steps = min(self.max_steps, config.max_steps)
         self.num_epochs = math.ceil(self.max_steps / self.steps_per_epoch)
         self.writer = MetricWriter(folder, resumed_step=self.state.step if checkpoint or resumes else None)
-        self.interruption = Interruption()
+        self.interruption = SignalListener()
         self.batches: list[np.ndarray] = []
         self.bar: tqdm | None = None
         self.train_seconds = 0.0
@@ -120,7 +120,7 @@ class Trainer:
             HimError: the loss is not finite any more, memory or space is short.
         """
         try:
-            with Interruption() as self.interruption:
+            with SignalListener() as self.interruption:
                 self._start_epoch()
                 if self.state.step < self.max_steps:
                     self.gradients.try_longest_batch(self.state.step)
@@ -191,7 +191,7 @@ class Trainer:
         started_at = time.perf_counter()
         self.model.train()
         examples = self.batches[self.state.step % self.steps_per_epoch]
-        loss, accuracy, num_tokens = self.gradients.add_up(examples, self.state.step)
+        loss, accuracy, num_tokens = self.gradients.accumulate(examples, self.state.step)
         norm = nn.utils.get_total_norm([each.grad for each in self.model.parameters() if each.grad is not None])
         gradient_norm = float(norm)
         learning_rate = self.state.rate_factor * lr_at(
@@ -209,7 +209,7 @@ class Trainer:
                 sums["Loss"].add(loss.total, loss.count)
                 sums["Accuracy"].add(accuracy.total, accuracy.count)
         else:
-            self._meet_fault(examples, loss.mean, gradient_norm)
+            self._handle_non_finite(examples, loss.mean, gradient_norm)
         self.model.zero_grad(set_to_none=True)
         self.measured = {"Gradient_Norm/train": gradient_norm, "Learning_Rate": learning_rate}
         self.tokens_seen += num_tokens
@@ -222,8 +222,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * group["lr_ratio"]
             optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update(self.model, self.state.step)
+        if self.ema is not None:
+            self.ema.update(self.model, self.state.step)
 
     # -- numbers that are not finite -----------------------------------------------------------------------------------
 
@@ -231,36 +231,36 @@ class Trainer:
         """Whether all that one step hands on to the next is; bad first moments have spoiled weights at the update."""
         states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
         squares = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
-        averaged = self.averaged.weights.values() if self.averaged is not None else ()
+        averaged = self.ema.weights.values() if self.ema is not None else ()
         return all_finite([*self.model.parameters(), *squares, *averaged])
 
     def _lasting(self) -> dict[str, Tensor]:
         """All that one step hands on to the next. What was bad before an update is named before what it made bad."""
-        averaged = self.averaged.weights if self.averaged is not None else {}
+        averaged = self.ema.weights if self.ema is not None else {}
         moments = optimizer_tensors(self.model, self.optimizers)
         return (
-            {f"the moments {name}": value for name, value in moments.items()}
+            {f"the optimizer state {name}": value for name, value in moments.items()}
             | {f"the weights {name}": value.detach() for name, value in self.model.named_parameters()}
-            | {f"the averaged weights {name}": value for name, value in averaged.items()}
+            | {f"the EMA weights {name}": value for name, value in averaged.items()}
         )
 
-    def _meet_fault(self, examples: np.ndarray, loss: float, gradient_norm: float) -> None:
+    def _handle_non_finite(self, examples: np.ndarray, loss: float, gradient_norm: float) -> None:
         """Names what is not finite. The update is not made; if that does not help, the run goes back.
 
         Raises:
             RolledBack: it did.
         """
         spoiled = first_not_finite(self._lasting())
-        culprit = spoiled or self.gradients.culprit(examples, self.state.step, math.isfinite(loss))
+        non_finite_source = spoiled or self.gradients.non_finite_source(examples, self.state.step, math.isfinite(loss))
         self.state.refused_in_a_row += 1
         goes_back = spoiled is not None or self.state.refused_in_a_row >= MOST_REFUSED_IN_A_ROW
         step = self.state.step + 1
         self.say(
-            f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; first not finite: {culprit}"
+            f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; first not finite: {non_finite_source}"
             + ("" if goes_back else "; the update is not made")
         )
         if goes_back:
-            self._roll_back(f"step {step}: {culprit} is not finite")
+            self._roll_back(f"step {step}: {non_finite_source} is not finite")
             raise RolledBack
 
     def _roll_back(self, reason: str) -> None:
@@ -270,7 +270,7 @@ class Trainer:
             HimError: the run went back before, or cannot.
         """
         advice = (
-            f"lower --learning_rate ({self.config.learning_rate:g}), raise --warmup_share, or use --precision fp32; "
+            f"lower --learning_rate ({self.config.learning_rate:g}), raise --warmup_ratio, or use --precision fp32; "
             f"the checkpoints in {self.checkpoints.folder} are finite"
         )
         if self.state.rate_factor < 1.0:
@@ -345,7 +345,7 @@ class Trainer:
         Raises:
             Stopped: a signal came; nothing was recorded or saved.
         """
-        before = self.averaged.swap(self.model) if self.averaged is not None else None
+        before = self.ema.swap(self.model) if self.ema is not None else None
         try:
             with self.interruption.cutting_short():
                 evaluation = self.task.evaluate(self.model, self.compute)
@@ -428,8 +428,8 @@ class Trainer:
             self.config.batch_size,
             self.config.seed,
             epoch,
-            self.task.train_mix,
-            first_set_last=self.config.first_file_last and epoch == self.num_epochs - 1,
+            self.task.train_sampling,
+            end_with_first_source=self.config.end_with_first_file and epoch == self.num_epochs - 1,
         )
         total = min(self.steps_per_epoch, self.max_steps - epoch * self.steps_per_epoch)
         label = f"epoch {epoch + 1}/{self.num_epochs}"
@@ -469,14 +469,14 @@ class Trainer:
             state={
                 "step": self.state.step,
                 "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
-                "machine": describe_machine(self.compute),
+                "machine": describe_environment(self.compute),
                 "config": self.config.to_dict(),
                 "data": self.task.train_digest,
                 "validation": self.task.validation_digest,
             },
             weights=self.model.state_dict(),
-            moments=optimizer_tensors(self.model, self.optimizers),
-            averaged=self.averaged.weights if self.averaged is not None else {},
+            optimizer_state=optimizer_tensors(self.model, self.optimizers),
+            ema=self.ema.weights if self.ema is not None else {},
         )
 
     def restore_best(self) -> None:
@@ -498,10 +498,10 @@ class Trainer:
                 raise CheckpointError(
                     f"{error}, and so is its checkpoint; restore it from a copy, or start the run again"
                 ) from None
-            aside = f", and what is there is set aside as {set_aside(folder).name}" if folder.exists() else ""
+            aside = f", and what is there is quarantined as {quarantine(folder).name}" if folder.exists() else ""
             self.say(f"{error}; it is made again from {self.checkpoints.path_of(self.state.best_step)}{aside}")
             model = copy.deepcopy(self.model)
-            put_weights(model, saved.averaged or saved.weights, f"{folder}", "start the run again")
+            put_weights(model, saved.ema or saved.weights, f"{folder}", "start the run again")
             metrics = {"step": saved.step, self.task.best_metric: self.state.best_value}
             save_model(folder, self.config, model, self.task, metrics)
 
@@ -518,10 +518,10 @@ class Trainer:
                 f"or start a new run with --init_from {self.folder}"
             )
         put_weights(self.model, checkpoint.weights, where, "restore the config.json that the run began with")
-        restore_optimizers(self.model, self.optimizers, checkpoint.moments)
-        if self.averaged is not None:
+        restore_optimizers(self.model, self.optimizers, checkpoint.optimizer_state)
+        if self.ema is not None:
             device = self.compute.device
-            self.averaged.weights = {name: value.to(device, copy=True) for name, value in checkpoint.averaged.items()}
+            self.ema.weights = {name: value.to(device, copy=True) for name, value in checkpoint.ema.items()}
         try:
             self.state = LoopState.from_dict(checkpoint.state["loop"])
         except CheckpointError as error:

@@ -10,10 +10,10 @@ import torch
 from him.compression import pipeline
 from him.compression.fine_tuning import fine_tuning_config
 from him.compression.pruning import magnitude_masks
-from him.compression.workflow import compress_run
 from him.config import Config
 from him.tasks import task_class
-from him.training.teaching import TaughtTask, apply_masks
+from him.training.distillation import TaughtTask, apply_masks
+from him.workflows.compress import compress_run
 from tests.compression.tiny import IN_FP32, TASKS, compressed_run, loaded, new_model, random_batch, stage_of, tensors_of
 from tests.small_runs import records
 
@@ -220,7 +220,7 @@ def test_the_teacher_is_the_unpruned_model(copied, monkeypatch):
 
     monkeypatch.setattr(pipeline, "TaughtTask", Watched)
     run = copied("lm", compressed=False)
-    compress_run(run, {"distillation": 0.8})
+    compress_run(run, {"fine_tune_distillation_weight": 0.8})
     ((teacher, share, masks),) = teachers
     assert (share, masks, teacher.training) == (0.8, {}, False)
     task, trained = loaded("lm", "trained", IN_FP32)

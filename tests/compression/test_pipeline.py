@@ -18,14 +18,14 @@ from PIL import Image
 
 import him
 from him.compression import pipeline
-from him.compression.stages import STAGES, stage_folder
-from him.compression.workflow import compress_run
 from him.config import Config
-from him.errors import CheckpointError, ConfigError
-from him.files import verify_folder
-from him.options import CompressionOptions
+from him.config.options.shared import CompressionOptions
+from him.core.errors import CheckpointError, ConfigError
+from him.core.files import verify_folder
+from him.runs.models import STAGES, stage_folder
 from him.training.trainer import Trainer
-from him.training.workflow import resume
+from him.workflows.compress import compress_run
+from him.workflows.train import resume
 from tests.compression.tiny import (
     TASKS,
     compressed_run,
@@ -163,9 +163,9 @@ def test_dry_run(tmp_path):
 @pytest.mark.parametrize(
     ("task_type", "more"),
     [
-        pytest.param("squad", {"norm_first": False, "conv_width": 0}, marks=pytest.mark.slow),
+        pytest.param("squad", {"norm_first": False, "conv_kernel_size": 0}, marks=pytest.mark.slow),
         pytest.param("summarization", {"norm_first": True, "copy_head": False}, marks=pytest.mark.slow),
-        ("lm", {"norm_first": False, "positions": "learned", "conv_width": 3, "optimizer": "muon"}),
+        ("lm", {"norm_first": False, "positions": "learned", "conv_kernel_size": 3, "optimizer": "muon"}),
     ],
 )
 def test_the_other_norm_order_from_end_to_end(tmp_path, task_type, more):

@@ -19,17 +19,17 @@ from him.compression.pruning import (
     unit_costs,
 )
 from him.config import Config
-from him.errors import ConfigError
-from him.training.checkpoint import save_model
+from him.core.errors import ConfigError
+from him.runs.checkpoint import save_model
 from tests.compression.tiny import TASKS, compressed_run, loaded, new_model, outputs, random_batch, stage_of
 
 VARIANTS = pytest.mark.parametrize(
     "changes",
     [
-        {"norm_first": True, "conv_width": 0},
-        {"norm_first": False, "conv_width": 3},
-        {"norm_first": True, "conv_width": 3, "positions": "learned"},
-        {"norm_first": False, "conv_width": 0, "positions": "learned", "activation": "relu_squared"},
+        {"norm_first": True, "conv_kernel_size": 0},
+        {"norm_first": False, "conv_kernel_size": 3},
+        {"norm_first": True, "conv_kernel_size": 3, "positions": "learned"},
+        {"norm_first": False, "conv_kernel_size": 0, "positions": "learned", "activation": "relu_squared"},
     ],
     ids=["pre-LN", "post-LN, convolution", "pre-LN, convolution, learned positions", "post-LN, learned positions"],
 )
@@ -149,7 +149,7 @@ def test_the_share_is_reached_within_one_unit(amount, shape):
 @EVERY_TASK
 def test_costs_are_the_parameters_that_go(task_type):
     """Counted in models with one head, and with one neuron, less."""
-    changes = {"num_encoder_layers": 1, "conv_width": 3}
+    changes = {"num_encoder_layers": 1, "conv_kernel_size": 3}
     (whole, without_head, without_neuron) = (
         num_weights(new_model(task_type, **changes, **more)[1])
         for more in ({}, {"layer_heads": (3,)}, {"layer_feedforward": (95,)})
@@ -238,7 +238,7 @@ def test_a_pruned_model_writes_alike_with_and_without_a_cache(task_type, changes
         first, decoding = model.start(prompts, 1)
         steps = [first] + [model.advance(torch.tensor(column), decoding) for column in zip(*more, strict=True)]
         for number, step in enumerate(steps):
-            anew = model.read_all(prompts, [row[:number] for row in more])
+            anew = model.recompute(prompts, [row[:number] for row in more])
             torch.testing.assert_close(step, anew, rtol=1e-4, atol=1e-4)
     assert (steps[0] - steps[1]).abs().max() > 0.1
 
@@ -290,7 +290,7 @@ def test_a_pruned_model_can_be_trained_on(tmp_path):
 @EVERY_TASK
 @pytest.mark.parametrize("amount", [0.001, 0.3, 0.9])
 def test_exactly_the_share_of_the_smallest_weights_is_zeroed(task_type, amount):
-    _, model = new_model(task_type, conv_width=3)
+    _, model = new_model(task_type, conv_kernel_size=3)
     masks = magnitude_masks(model, amount)
     weights = dict(model.named_parameters())
     assert set(masks) == {name for name, weight in weights.items() if ".blocks." in name and weight.dim() == 2}

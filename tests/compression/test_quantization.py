@@ -29,10 +29,10 @@ from him.compression.quantization import (
     quantized_rows,
     save_int8,
 )
-from him.compression.stages import load_stage
-from him.compute import Compute
-from him.errors import CheckpointError
-from him.files import write_checksums
+from him.core.compute import Compute
+from him.core.errors import CheckpointError
+from him.core.files import write_checksums
+from him.runs.models import load_stage
 from him.tasks import task_class
 from tests.compression.tiny import (
     IN_FP32,
@@ -238,7 +238,7 @@ def test_the_loss_is_that_of_its_probabilities():
     batch = random_batch(task, 2, 24)
     expected = torch.zeros(())
     for place in range(24):
-        found = model.read_all(batch["input_ids"][:, : place + 1].tolist(), [[], []])
+        found = model.recompute(batch["input_ids"][:, : place + 1].tolist(), [[], []])
         expected -= found.gather(1, batch["labels"][:, place : place + 1]).sum()
     assert float(task.loss(model, batch).loss) == pytest.approx(float(expected), rel=0.01)
 
@@ -372,7 +372,7 @@ OPEN_ALL = """
 import pickle, sys, warnings
 warnings.simplefilter("error")
 import torch, him
-from him.predict import Predictor
+from him.workflows.predict import Predictor
 
 class Refused(Exception):
     pass
@@ -409,7 +409,7 @@ def test_every_artifact_opens_where_unpickling_is_refused():
         timeout=120,
     )
     assert (finished.returncode, finished.stderr) == (0, "")
-    said = {"squad": "Answer", "summarization": "WrittenText", "lm": "WrittenText"}
+    said = {"squad": "Answer", "summarization": "Generation", "lm": "Generation"}
     assert finished.stdout.splitlines() == [f"{kind} {said[kind]}" for kind in TASKS for _ in STAGES]
 
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import him
-from him.compression.workflow import compress_run, sweep
-from him.errors import CheckpointError, ConfigError
-from him.files import write_checksums
-from him.options import CompressionOptions
+from him.config.options.shared import CompressionOptions
+from him.core.errors import CheckpointError, ConfigError
+from him.core.files import write_checksums
+from him.workflows.compress import compress_run, sweep
 from tests.compression.tiny import compressed_run, quickly
 from tests.small_runs import assert_one_line, call_script, tree
 

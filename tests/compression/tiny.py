@@ -15,13 +15,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from him.compression import pipeline, speed
-from him.compression.stages import load_stage
-from him.compute import Compute
+from him.compression import latency, pipeline
 from him.config import Config
+from him.core.compute import Compute
+from him.runs.models import load_stage
 from him.tasks import task_class
 from him.tasks.base import Task
-from him.tasks.squad import SquadTask
+from him.tasks.squad.task import SquadTask
 from tests.small_runs import small_settings, writing_settings
 
 TASKS = ("squad", "summarization", "lm")
@@ -55,12 +55,12 @@ _example_inputs = SquadTask.example_inputs
 @contextmanager
 def quickly() -> Iterator[None]:
     """One short run of each measurement, and few examples to rank units on."""
-    shapes = {name: (min(number, 2), length) for name, (number, length) in speed.SHAPES.items()}
+    shapes = {name: (min(number, 2), length) for name, (number, length) in latency.SHAPES.items()}
     with ExitStack() as stack:
         for owner, name, value in (
-            (speed, "ROUNDS", 1),
-            (speed, "SECONDS_A_TURN", 0.0),
-            (speed, "SHAPES", shapes),
+            (latency, "ROUNDS", 1),
+            (latency, "SECONDS_A_TURN", 0.0),
+            (latency, "SHAPES", shapes),
             (pipeline, "IMPORTANCE_EXAMPLES", 32),
             (SquadTask, "example_inputs", lambda self: dict(_squad_example())),
         ):
@@ -106,7 +106,7 @@ def new_model(task_type: str, **changes: Any) -> tuple[Task, nn.Module]:
 def random_batch(task: Task, batch_size: int = 3, length: int = 24, seed: int = 7) -> dict[str, Tensor]:
     """A batch of random tokens that the task's loss takes."""
     torch.manual_seed(seed)
-    return task.speed_batch(batch_size, length)
+    return task.dummy_batch(batch_size, length)
 
 
 def outputs(task: Task, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -117,8 +117,8 @@ def outputs(task: Task, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             return torch.stack((found.start_logits_BL, found.end_logits_BL))
         rows = batch["input_ids"].tolist()
         if task.name == "lm":
-            return model.read_all(rows, [[] for _ in rows])
-        return model.read_all([row[:16] for row in rows], [row[16:] for row in rows])
+            return model.recompute(rows, [[] for _ in rows])
+        return model.recompute([row[:16] for row in rows], [row[16:] for row in rows])
 
 
 def stage_of(run: Path, stage: str) -> Path:

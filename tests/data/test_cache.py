@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from him.core.ragged import Ragged
 from him.data import cache
 from him.data.cache import fingerprint, load_columns, save_columns
-from him.ragged import Ragged
 
 COLUMNS = {
     "int32": np.array([3, -1, 2**31 - 1], np.int32),

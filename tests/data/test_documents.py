@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from him.core.errors import DataError
 from him.data import documents
 from him.data.documents import (
     FilePart,
@@ -21,7 +22,6 @@ from him.data.documents import (
     text_documents,
     whole,
 )
-from him.errors import DataError
 
 TEXTS = ["one é\n", "two\r\n\r\n", " 東京 😀"]
 

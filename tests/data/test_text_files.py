@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from him.data.text_files import Format, one_line, parse_json, read_lines, read_text, shown, shown_names
-from him.errors import DataError
+from him.core.errors import DataError
+from him.core.messages import one_line, shown, shown_names
+from him.data.text_files import Format, parse_json, read_lines, read_text
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 LINES = Format("JSON Lines", "one object a line")

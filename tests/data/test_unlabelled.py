@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from him.core.errors import DataError
 from him.data.unlabelled import CONTEXT_WORDS, contexts_of, documents_of, is_text, texts_of
-from him.errors import DataError
 from tests.small_runs import write_jsonl
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from him.compression.quantization import quantize
-from him.errors import ConfigError
+from him.core.errors import ConfigError
 from him.export.onnx import export_onnx
 from him.export.transformers import export_transformers
 from tests.export.tiny_runs import make_run, opened
 from tests.small_runs import ROOT, assert_one_line, call_script, tree
 
-PLAIN = {"conv_width": 0, "lexical_features": False, "norm_first": False, "positions": "learned"}
+PLAIN = {"conv_kernel_size": 0, "lexical_features": False, "norm_first": False, "positions": "learned"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_an_int8_model_is_not_exported(run, tmp_path, form):
 
 def test_a_run_that_no_stock_class_computes(refused, tmp_path):
     other = make_run(tmp_path / "run", "squad")
-    refused(other, "--format", "transformers", parts=("a convolution (--conv_width 0), lexical inputs",))
+    refused(other, "--format", "transformers", parts=("a convolution (--conv_kernel_size 0), lexical inputs",))
 
 
 def test_a_validation_file_that_is_not_sound(refused, run, tmp_path):

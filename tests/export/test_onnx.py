@@ -17,8 +17,8 @@ from onnx import numpy_helper
 
 import him.export.differences
 import him.export.onnx
+from him.core.errors import CheckpointError, ConfigError
 from him.data.sample import squad_sample, summarization_sample, text_sample
-from him.errors import CheckpointError, ConfigError
 from him.export.graphs import graph_of
 from him.export.onnx import export_onnx
 from tests.export.tiny_runs import make_run, opened
@@ -31,10 +31,10 @@ CASES = {
         "task_type": "squad",
         "norm_first": False,
         "positions": "learned",
-        "conv_width": 0,
+        "conv_kernel_size": 0,
         "lexical_features": False,
     },
-    "lm": {"task_type": "lm", "conv_width": 3, "activation": "relu_squared"},
+    "lm": {"task_type": "lm", "conv_kernel_size": 3, "activation": "relu_squared"},
     "lm post-LN": {
         "task_type": "lm",
         "norm_first": False,
@@ -44,7 +44,12 @@ CASES = {
         "layer_feedforward": [32, 96],
     },
     "summarization": {"task_type": "summarization"},
-    "summarization post-LN": {"task_type": "summarization", "norm_first": False, "conv_width": 0, "copy_head": False},
+    "summarization post-LN": {
+        "task_type": "summarization",
+        "norm_first": False,
+        "conv_kernel_size": 0,
+        "copy_head": False,
+    },
 }
 BY_SCRIPT = "squad post-LN"
 PLACE = TemporaryDirectory()
@@ -72,7 +77,7 @@ def from_command_line(run: Path, output: Path) -> subprocess.CompletedProcess:
 
 
 @cache
-def exported(name: str) -> tuple[him.predict.Predictor, Path, dict]:
+def exported(name: str) -> tuple[him.workflows.predict.Predictor, Path, dict]:
     """A case's model, the folder of its export, and what was said about it."""
     run = make_run(Path(PLACE.name) / name, **CASES[name])
     predictor, output = opened(run), run / "new" / "export"
@@ -169,7 +174,7 @@ def test_texts_have_the_same_next_tokens(name):
         (logits_BLV,) = run(["logits"], {"input_ids": np.array(rows)})
         for place in (0, len(rows[0]) // 2, len(rows[0]) - 1):
             with torch.no_grad():
-                expected = predictor.model.read_all([row[: place + 1] for row in rows], [[]] * len(rows))
+                expected = predictor.model.recompute([row[: place + 1] for row in rows], [[]] * len(rows))
             found = torch.from_numpy(logits_BLV[:, place]).log_softmax(dim=-1)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
             assert expected.std() > 0.1
@@ -191,7 +196,7 @@ def test_summaries_have_the_same_next_tokens(name):
         cuts = range(prompt_length, length + 1)
         with torch.no_grad():
             prompts, written = [ids[:prompt_length]] * len(cuts), [ids[prompt_length:cut] for cut in cuts]
-            expected = predictor.model.read_all(prompts, written)
+            expected = predictor.model.recompute(prompts, written)
         found = torch.from_numpy(found_BLV[row, [cut - 1 for cut in cuts]])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         compared += len(cuts)

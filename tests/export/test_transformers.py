@@ -11,20 +11,20 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-import him.export.stock
+import him.export.stock_weights
 from him.config import Config
-from him.data.squad_json import squad_from_document
-from him.errors import CheckpointError, ConfigError
+from him.core.errors import CheckpointError, ConfigError
 from him.export.graphs import squad_batches
-from him.export.stock import stock_class
+from him.export.stock_weights import stock_class
 from him.export.transformers import export_transformers
-from him.predict import Predictor
 from him.tasks import task_class
-from him.tokenization import SPECIAL_TOKENS
+from him.tasks.squad.reader import squad_from_document
+from him.text.tokenizer import SPECIAL_TOKENS
+from him.workflows.predict import Predictor
 from tests.export.tiny_runs import make_run, opened
 from tests.small_runs import tree
 
-PLAIN = {"conv_width": 0, "positions": "learned", "num_encoder_layers": 2}
+PLAIN = {"conv_kernel_size": 0, "positions": "learned", "num_encoder_layers": 2}
 SQUAD = {**PLAIN, "task_type": "squad", "lexical_features": False}
 CASES = {
     "BertForQuestionAnswering": {**SQUAD, "norm_first": False, "activation": "relu_squared"},
@@ -142,7 +142,7 @@ def test_a_text_begins_as_the_model_learned_and_goes_on_alike():
     written = list(prompt)
     with torch.no_grad():
         for _ in range(len(found["written"]) - len(prompt)):
-            written.append(int(predictor.model.read_all([written], [[]]).argmax()))
+            written.append(int(predictor.model.recompute([written], [[]]).argmax()))
     assert len(written) > len(prompt) and found["written"] == written
 
 
@@ -158,7 +158,7 @@ def test_what_is_written(name):
 def test_swapped_weights_are_an_error(name, tmp_path, monkeypatch):
     """The comparison feels that queries have become keys, and the wrong order of pairs too."""
     predictor, _, _ = exported(name)
-    weights = him.export.stock.stock_weights(predictor.config, predictor.model, 0)
+    weights = him.export.stock_weights.stock_weights(predictor.config, predictor.model, 0)
     (query,) = (key for key in weights if key.endswith("layer.1.attention.self.query.weight"))
     changed = {**weights, query: weights[query.replace("query", "key")]}
     if name.startswith("RoFormer"):
@@ -195,7 +195,7 @@ def test_places_are_counted_from_the_padding_of_other_tokenizers(tmp_path):
     assert config["pad_token_id"] == 1 and config["max_position_embeddings"] == predictor.config.max_seq_len + 2
 
 
-CONV, LEXICAL = r"a convolution \(--conv_width 0\)", r"lexical inputs \(--no-lexical_features\)"
+CONV, LEXICAL = r"a convolution \(--conv_kernel_size 0\)", r"lexical inputs \(--no-lexical_features\)"
 ROTARY = r"rotary positions \(--positions learned\)"
 PRE_ROTARY = r"rotary positions with pre-LN \(--positions learned, or --no-norm_first\)"
 UNEQUAL = r"unequal layers \(--stage trained\)"
@@ -205,13 +205,13 @@ UNEQUAL = r"unequal layers \(--stage trained\)"
     ("settings", "obstacles"),
     [
         ({"task_type": "squad"}, f"{CONV}, {LEXICAL}, {PRE_ROTARY}"),
-        ({**SQUAD, "conv_width": 3}, CONV),
+        ({**SQUAD, "conv_kernel_size": 3}, CONV),
         ({**SQUAD, "lexical_features": True}, LEXICAL),
         ({**SQUAD, "positions": "rotary"}, PRE_ROTARY),
         ({**SQUAD, "layer_heads": [8, 4]}, UNEQUAL),
         ({**SQUAD, "layer_heads": [4, 4]}, UNEQUAL),
         ({**SQUAD, "layer_feedforward": [32, 64]}, UNEQUAL),
-        ({"task_type": "lm", "conv_width": 3}, rf"{CONV}, {ROTARY}, pre-LN \(--no-norm_first\)"),
+        ({"task_type": "lm", "conv_kernel_size": 3}, rf"{CONV}, {ROTARY}, pre-LN \(--no-norm_first\)"),
         ({**CASES["BertGenerationDecoder"], "norm_first": True}, r"pre-LN \(--no-norm_first\)"),
     ],
 )

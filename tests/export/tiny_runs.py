@@ -7,13 +7,13 @@ import torch
 from tokenizers import Tokenizer
 
 from him.config import Config
-from him.data.lexical import Rarity
 from him.data.sample import squad_sample, summarization_sample, text_sample
-from him.predict import Predictor, load
+from him.runs.checkpoint import save_model
 from him.tasks import task_class
 from him.tasks.base import Task
-from him.tokenizer_training import train_tokenizer
-from him.training.checkpoint import save_model
+from him.tasks.squad.lexical import DocumentFrequencies
+from him.text.training import train_tokenizer
+from him.workflows.predict import Predictor, load
 
 SETTINGS: dict[str, Any] = {
     "embed_dim": 64,
@@ -58,7 +58,7 @@ def _task(config: Config) -> Task:
         texts = [record["document"] for record in summarization_sample(0, 60, 0)[0]]
         return cls(config, _tokenizer(texts, config, "bpe"))
     texts = [part["context"] for each in squad_sample(0, 60, 0)[0]["data"] for part in each["paragraphs"]]
-    rarity = Rarity.count([text.split() for text in texts])
+    rarity = DocumentFrequencies.count([text.split() for text in texts])
     return cls(config, _tokenizer(texts, config, "wordpiece"), rarity, False)
 
 

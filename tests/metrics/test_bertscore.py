@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from him.errors import ConfigError, DataError
+from him.core.errors import ConfigError, DataError
 from him.metrics import BertScorer, find_scorer_model
 
 WORDS = ["red", "green", "blue", "cat", "dog", "owl", "big", "small", "one", "two"]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from him.errors import CheckpointError
+from him.core.errors import CheckpointError
 from him.metrics import RunningMean, perplexity
 
 

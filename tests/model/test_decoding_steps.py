@@ -6,9 +6,9 @@
 import pytest
 import torch
 
-from him.model.decoding_cache import FIRST_CAPACITY
 from him.model.generation import CachedSteps, RecomputedSteps
-from him.model.generative import last_places, padded
+from him.model.generative import last_positions, padded
+from him.model.kv_cache import FIRST_CAPACITY
 
 KINDS = ("lm", "summaries", "copying")
 PROMPTS = ([2], [2, 9, 5, 14, 3, 9, 3], [2, 6, 5, 3])
@@ -47,24 +47,26 @@ def check_walk(model, prompts, num_hypotheses, num_steps):
         assert (one - other).abs().max() > 0.1, "steps that are alike would show nothing"
 
 
-@pytest.mark.parametrize("conv_width", [0, 5])
+@pytest.mark.parametrize("conv_kernel_size", [0, 5])
 @pytest.mark.parametrize("rotary", [True, False])
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_equals_recomputed(make_writer, kind, norm_first, rotary, conv_width):
+def test_cached_equals_recomputed(make_writer, kind, norm_first, rotary, conv_kernel_size):
     activation = "relu_squared" if norm_first == rotary else "gelu"
-    model = make_writer(kind, norm_first=norm_first, rotary=rotary, conv_width=conv_width, activation=activation)
+    model = make_writer(
+        kind, norm_first=norm_first, rotary=rotary, conv_kernel_size=conv_kernel_size, activation=activation
+    )
     check_walk(model, PROMPTS, num_hypotheses=3, num_steps=8)
 
 
-@pytest.mark.parametrize("conv_width", [1, 9])
-def test_convolutions_narrow_and_wider_than_the_prompts(make_writer, conv_width):
-    check_walk(make_writer("copying", conv_width=conv_width), PROMPTS, num_hypotheses=2, num_steps=12)
+@pytest.mark.parametrize("conv_kernel_size", [1, 9])
+def test_convolutions_narrow_and_wider_than_the_prompts(make_writer, conv_kernel_size):
+    check_walk(make_writer("copying", conv_kernel_size=conv_kernel_size), PROMPTS, num_hypotheses=2, num_steps=12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_tokens_than_there_is_room_for_at_first(make_writer, kind):
-    check_walk(make_writer(kind, conv_width=3), PROMPTS, num_hypotheses=2, num_steps=2 * FIRST_CAPACITY + 2)
+    check_walk(make_writer(kind, conv_kernel_size=3), PROMPTS, num_hypotheses=2, num_steps=2 * FIRST_CAPACITY + 2)
 
 
 @pytest.mark.parametrize("rotary", [True, False])
@@ -72,7 +74,7 @@ def test_more_tokens_than_there_is_room_for_at_first(make_writer, kind):
 @pytest.mark.parametrize("num_hypotheses", [1, 3])
 def test_the_window_moves(make_writer, rotary, context_length, num_hypotheses):
     """Far beyond the context, from prompts shorter and longer than it, which reach its end at different steps."""
-    model = make_writer("lm", rotary=rotary, conv_width=3, max_seq_len=context_length)
+    model = make_writer("lm", rotary=rotary, conv_kernel_size=3, max_seq_len=context_length)
     prompts = ([2], [2, 9, 5, 14, 3, 9, 3], [*range(5, 20), 3, 8])
     check_walk(model, prompts, num_hypotheses, num_steps=3 * context_length + 4)
 
@@ -80,7 +82,7 @@ def test_the_window_moves(make_writer, rotary, context_length, num_hypotheses):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_the_same_alone(make_writer, kind):
     """Padding, and what is beside a row, change nothing."""
-    model = make_writer(kind, conv_width=5, max_seq_len=8 if kind == "lm" else 128)
+    model = make_writer(kind, conv_kernel_size=5, max_seq_len=8 if kind == "lm" else 128)
     for number, prompt in enumerate(PROMPTS):
         with torch.inference_mode():
             texts = [[7, 8, 9, 10, 11][:length] for length in (1, 2, 3, 4, 5)]
@@ -90,16 +92,16 @@ def test_a_row_is_the_same_alone(make_writer, kind):
             for text in texts:
                 both = beside.next([text] * len(PROMPTS), None)[number], alone.next([text], None)[0]
                 torch.testing.assert_close(*both, rtol=1e-5, atol=1e-5)
-                written = model.read_all(PROMPTS, [text, text[:1], []])[0]
-                torch.testing.assert_close(written, model.read_all([PROMPTS[0]], [text])[0], rtol=1e-5, atol=1e-5)
+                written = model.recompute(PROMPTS, [text, text[:1], []])[0]
+                torch.testing.assert_close(written, model.recompute([PROMPTS[0]], [text])[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_stays_near(make_writer, kind):
     """Through the cache under autocast; the weights are large, so that three digits leave some tenths."""
-    model = make_writer(kind, conv_width=3)
+    model = make_writer(kind, conv_kernel_size=3)
     texts = [[7, 8, 9], [10, 11, 12], [13, 14, 5]]
-    exact = model.read_all(PROMPTS, texts)
+    exact = model.recompute(PROMPTS, texts)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         steps = CachedSteps(model, PROMPTS, 1)
         steps.first()
@@ -139,4 +141,4 @@ def test_rows_and_their_last_places():
     assert ids.tolist() == [[5, 6, 7], [8, 0, 0], [9, 10, 0]]
     assert mask.tolist() == [[True, True, True], [True, False, False], [True, True, False]]
     assert padded([[5], [6, 7]], torch.device("cpu"), pad_id=4)[0].tolist() == [[5, 4], [6, 7]]
-    assert last_places(ids[:, :, None], mask).tolist() == [[7], [8], [10]]
+    assert last_positions(ids[:, :, None], mask).tolist() == [[7], [8], [10]]

@@ -128,12 +128,12 @@ def test_attention_weights_on_request(batch, norm_first):
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
-@pytest.mark.parametrize("conv_width", [0, 3])
-def test_autocast(batch, norm_first, conv_width):
+@pytest.mark.parametrize("conv_kernel_size", [0, 3])
+def test_autocast(batch, norm_first, conv_kernel_size):
     """bfloat16 through and through, near the float32 result, and gradients in float32."""
     x, mask = batch
     torch.manual_seed(0)
-    encoder = Encoder(2, D, H, F, norm_first=norm_first, conv_width=conv_width)
+    encoder = Encoder(2, D, H, F, norm_first=norm_first, conv_kernel_size=conv_kernel_size)
     exact = encoder(x, mask).hidden_BLD
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = encoder(x, mask).hidden_BLD
@@ -163,7 +163,7 @@ def test_rotary_is_used_only_if_wanted(batch):
 
 def test_convolution_by_hand():
     """Each channel with its own three weights over its neighbours, zero beyond the ends and in padding."""
-    block = EncoderBlock(2, 1, 2, 4, True, 0.0, conv_width=3)
+    block = EncoderBlock(2, 1, 2, 4, True, 0.0, conv_kernel_size=3)
     with torch.no_grad():
         block.convolution.convolution.weight.copy_(torch.tensor([[[1.0, 10, 100]], [[0, 1, 0]]]))
         block.convolution.convolution.bias.copy_(torch.tensor([0.0, 0.5]))

@@ -322,7 +322,11 @@ decoder_of = partial(Decoder, end_id=3, forbidden_ids=(0, 1, 2, 4))
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_and_recomputed_write_the_same(make_writer, kind, norm_first, decoding):
     """Token for token; the language model's window moves meanwhile, the others outgrow the first room of the cache."""
-    settings = {"rotary": False, "conv_width": 0} if norm_first else {"conv_width": 5, "activation": "relu_squared"}
+    settings = (
+        {"rotary": False, "conv_kernel_size": 0}
+        if norm_first
+        else {"conv_kernel_size": 5, "activation": "relu_squared"}
+    )
     model = make_writer(kind, norm_first=norm_first, max_seq_len=12 if kind == "lm" else 64, **settings)
     decoder = decoder_of(max_new_tokens=40, **DECODERS[decoding])
     found = generate(model, PROMPTS, decoder)
@@ -371,7 +375,7 @@ def test_beams_of_a_model_by_its_own_probabilities(make_writer):
     ]
     prefixes = {tuple(text[:place]) for text in texts for place in range(len(text))}
     with torch.inference_mode():
-        rows = model.read_all([prompt] * len(prefixes), list(prefixes))
+        rows = model.recompute([prompt] * len(prefixes), list(prefixes))
     table = dict(zip(prefixes, rows.tolist(), strict=True))
     scores = [sum(table[tuple(text[:place])][token] for place, token in enumerate(text)) / len(text) for text in texts]
     best = max(zip(scores, texts, strict=True))[1]

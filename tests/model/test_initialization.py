@@ -10,21 +10,21 @@ from him.model.attention import SelfAttention
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
 from him.model.encoder import Encoder
 from him.model.initialization import initialize
-from him.model.question_answering import QuestionAnsweringModel
+from him.tasks.squad.model import QuestionAnsweringModel
 
 
-def large_model(conv_width=0):
+def large_model(conv_kernel_size=0):
     embedding = InputEmbedding(
         500, 128, 64, True, 0.0, 0.0, 4, LexicalEmbedding({"match": 9, "class_shape": 105}, 11, 128)
     )
-    encoder = Encoder(6, 128, 4, 256, norm_first=True, conv_width=conv_width)
+    encoder = Encoder(6, 128, 4, 256, norm_first=True, conv_kernel_size=conv_kernel_size)
     return QuestionAnsweringModel(embedding, encoder, 128)
 
 
-@pytest.mark.parametrize("conv_width", [0, 7])
-def test_initial_weights(conv_width):
+@pytest.mark.parametrize("conv_kernel_size", [0, 7])
+def test_initial_weights(conv_kernel_size):
     """As the table of `initialize` says, for every parameter, whatever was there before."""
-    model = large_model(conv_width)
+    model = large_model(conv_kernel_size)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(7.0)

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from him.data.sample import summarization_sample
 from him.model.generation import Decoder, generate
 from him.model.repeated_words import MARKS, RepeatedWords
-from him.model.summarization import SummarizationModel
-from him.tokenization import CLS, MASK, PAD, SEP, UNK, decode, piece_texts, special_id
-from him.tokenizer_training import train_tokenizer
+from him.tasks.summarization.model import SummarizationModel
+from him.text.tokenizer import CLS, MASK, PAD, SEP, UNK, decode, piece_texts, special_id
+from him.text.training import train_tokenizer
 
 
 def words_of(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from him.files import CHECKSUMS, checksum
+from him.core.files import CHECKSUMS, checksum
 from tests.reliability.recorder import MARK
 
 CODE = f"import os\nos.system('touch {MARK}')\n"  # what must never run
@@ -108,7 +108,7 @@ YAML_TAGS = {
     "new": f"run_name: !!python/object/new:exec [{json.dumps(CODE)}]\n",
     "module": f"run_name: !!python/module:{MARK}\n",
     "name": "run_name: !!python/name:os.system\n",
-    "object": "run_name: !!python/object:him.config.Config {}\n",
+    "object": "run_name: !!python/object:him.config.config.Config {}\n",
     "tuple": "run_name: !!python/tuple [a, b]\n",
     "bomb of aliases": "run_name: &a0 [x, x]\n"
     + "".join(f"key{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)),

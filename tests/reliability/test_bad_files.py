@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 import him
 from him.compression.quantization import quantize, save_int8
 from him.config import Config
-from him.files import CHECKSUMS, checksum
-from him.predict import load
+from him.core.files import CHECKSUMS, checksum
 from him.training.trainer import Interrupted, Trainer
+from him.workflows.predict import load
 from tests.reliability.malformed import (
     as_parquet,
     damaged_bytes,
@@ -93,7 +93,7 @@ class Bench:
 
     def _write_data(self, task: str) -> dict[str, Any]:
         """Small files of a task, and the settings that name them."""
-        given = {name: value for name, value in SETTINGS.items() if name != "variants" or task == "squad"}
+        given = {name: value for name, value in SETTINGS.items() if name != "num_augmentations" or task == "squad"}
         given |= {"task_type": task, "cache_dir": "cache", "output_dir": "runs", "attention_dir": "pictures"}
         if task == "squad":
             for name, document in zip(("train", "dev"), sample_documents(), strict=True):
@@ -138,7 +138,7 @@ class Bench:
         assert_one_line(finished, where, prog=prog)
         assert finished.err.rstrip("\n").isprintable() and len(finished.err) < MOST_CHARACTERS, finished.err
         after = files_here()
-        # A damaged checkpoint is set aside under another name, and a run is locked while it is looked at.
+        # A damaged checkpoint is quarantined under another name, and a run is locked while it is looked at.
         assert before.items() <= after.items() if resumes else before == after
         tally.refused.add(content)
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from him.config import Config
-from him.training.checkpoint import Checkpoint, Checkpoints, optimizer_tensors
-from him.training.optimization import build_optimizers
+from him.runs.checkpoint import Checkpoint, Checkpoints, optimizer_tensors
+from him.training.optimizers import build_optimizers
 
 MEGABYTES = 20
 STATE = {"loop": {}, "machine": {"num_threads": 1}, "config": {}}

@@ -17,13 +17,13 @@ import torch
 import him
 from him import Config
 from him.compression.quantization import quantize, save_int8
-from him.compute import choose_compute
-from him.errors import CheckpointError
-from him.files import CHECKSUMS, verify_folder
+from him.core.compute import choose_compute
+from him.core.errors import CheckpointError
+from him.core.files import CHECKSUMS, verify_folder
+from him.runs.checkpoint import Checkpoints
 from him.tasks import task_class
-from him.training.checkpoint import Checkpoints
 from him.training.trainer import Trainer
-from him.training.workflow import train
+from him.workflows.train import train
 from tests.small_runs import Finished, assert_one_line, assert_same_run, call_main, call_script, small_settings, tree
 
 PROMISE = "damage is seen"
@@ -146,7 +146,7 @@ def test_every_damage_is_detected(run, place, amount, reached):
 
 
 def test_the_newest_whole_checkpoint_is_used(copy, amount, reached):
-    """What is damaged is set aside under another name, and the line about it holds all that is known."""
+    """What is damaged is quarantined under another name, and the line about it holds all that is known."""
     newest, before = newest_of(copy)
     step = int(before.name[5:])
     aside = newest.with_name(f"{newest.name}.damaged")
@@ -160,7 +160,7 @@ def test_the_newest_whole_checkpoint_is_used(copy, amount, reached):
                 found = Checkpoints(copy / "checkpoints", 1).load_newest(said.append)
                 assert found.step == step
                 (line,) = said
-                assert line.startswith(str(newest)) and line.endswith(f"; it is set aside as {aside.name}")
+                assert line.startswith(str(newest)) and line.endswith(f"; it is quarantined as {aside.name}")
                 assert path.name in line or path.name == CHECKSUMS
                 assert "\n" not in line
                 assert not newest.exists()
@@ -201,7 +201,7 @@ def test_resumed_runs_end_with_the_same_bits(run, tmp_path, amount, reached):
         assert (finished.status, finished.err) == (0, ""), finished
         for each, _ in hurt:
             aside = again / each.parent.with_name(f"{each.parent.name}.damaged")
-            assert f"set aside as {aside.name}" in finished.out, (hurt, finished.out)
+            assert f"quarantined as {aside.name}" in finished.out, (hurt, finished.out)
             shutil.rmtree(aside)
         assert_same_run(again, run)
         shutil.rmtree(again)
@@ -212,7 +212,10 @@ def test_best_is_made_again_from_its_checkpoint(run, copy, amount, reached):
     best = copy / "best"
     weights = (best / "model.safetensors").read_bytes()
     config = Config.load(copy / "config.json")
-    task, compute = task_class(config.task_type).prepare(config), choose_compute(config)
+    task, compute = (
+        task_class(config.task_type).prepare(config),
+        choose_compute(config.device, config.precision, config.num_threads),
+    )
     checkpoint = Checkpoints(copy / "checkpoints", 1).load_newest()
     trainer = Trainer(task, config, copy, compute, task.build_model(), checkpoint, resumes=True)
     said: list[str] = []
@@ -225,7 +228,7 @@ def test_best_is_made_again_from_its_checkpoint(run, copy, amount, reached):
         trainer.restore_best()
         verify_folder(best)
         assert (best / "model.safetensors").read_bytes() == weights
-        assert str(best) in said[-1] and said[-1].endswith("set aside as best.damaged")
+        assert str(best) in said[-1] and said[-1].endswith("quarantined as best.damaged")
         shutil.rmtree(copy / "best.damaged")
     trainer.restore_best()
     trainer.writer.close()

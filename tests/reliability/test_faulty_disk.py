@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from him import Config
-from him.files import CannotWrite, find_folder, verify_folder, write_json
-from him.training.appended_file import AppendedFile
-from him.training.checkpoint import Checkpoint, Checkpoints, load_tensors, save_model
-from him.training.metric_writer import MetricWriter
-from him.training.workflow import train
+from him.core.files import CannotWrite, find_folder, verify_folder, write_json
+from him.runs.appended_file import AppendedFile
+from him.runs.checkpoint import Checkpoint, Checkpoints, load_tensors, save_model
+from him.runs.records import MetricWriter
+from him.workflows.train import train
 from tests.reliability.faulty_disk import Fault, FaultyDisk
 from tests.small_runs import (
     Finished,
@@ -161,7 +161,7 @@ def content(seed: int) -> Checkpoint:
 def assert_is(found: Checkpoint, step: int, seed: int) -> None:
     expected = content(seed)
     assert (found.step, found.state["loop"]) == (step, expected.state["loop"])
-    for part in ("weights", "moments", "averaged"):
+    for part in ("weights", "optimizer_state", "ema"):
         one, other = getattr(found, part), getattr(expected, part)
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), part
 
@@ -246,7 +246,7 @@ CHECKPOINTS = {
 # -- models, records, JSON ---------------------------------------------------------------------------------------------
 
 
-class WritingTask:
+class GenerationTask:
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text("{}" * 100, encoding="utf-8")
 
@@ -257,7 +257,7 @@ def model_of(name: str) -> nn.Module:
 
 
 def save_best(folder: Path, name: str) -> None:
-    save_model(folder / "best", Config(run_name=name), model_of(name), WritingTask(), {"name": name})
+    save_model(folder / "best", Config(run_name=name), model_of(name), GenerationTask(), {"name": name})
 
 
 def best_case(is_there: bool) -> Case:

@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 
 import him
-from him.compression import speed
-from him.errors import HimError
+from him.compression import latency
+from him.core.errors import HimError
 from him.metrics.bertscore import find_scorer_model
-from him.tasks.squad import SquadTask
+from him.tasks.squad.task import SquadTask
 from tests.reliability import hostile
 from tests.reliability.hostile import AUTO_MAP, CODE, JSON, WEIGHTS, YAML_TAGS, put, write_code
 from tests.reliability.recorder import MARK, Recorder
@@ -46,9 +46,9 @@ CASES: list[str] = []
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """How fast a model is does not matter here."""
-    monkeypatch.setattr(speed, "SHAPES", dict.fromkeys(speed.SHAPES, (1, 32)))
-    monkeypatch.setattr(speed, "ROUNDS", 1)
-    monkeypatch.setattr(speed, "SECONDS_A_TURN", 0.0)
+    monkeypatch.setattr(latency, "SHAPES", dict.fromkeys(latency.SHAPES, (1, 32)))
+    monkeypatch.setattr(latency, "ROUNDS", 1)
+    monkeypatch.setattr(latency, "SECONDS_A_TURN", 0.0)
     monkeypatch.setattr(SquadTask, "example_inputs", lambda task: dict(zip(task.inputs, QUESTION[1::2], strict=True)))
 
 

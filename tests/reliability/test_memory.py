@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from him.compute import Compute
 from him.config import Config
+from him.core.compute import Compute
+from him.runs.checkpoint import Checkpoints
 from him.tasks import task_class
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training import gradients
 from him.training import trainer as training
-from him.training.checkpoint import Checkpoints
 from him.training.trainer import Trainer
 from tests.small_runs import assert_one_line, call_main, exact_records, flags, small_settings, writing_settings
 

@@ -21,16 +21,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from him.command_line import run_command
-from him.compute import Compute
+from him.cli.command import run_command
 from him.config import Config
+from him.core.compute import Compute
+from him.runs.checkpoint import load_tensors
 from him.tasks import task_class
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training import trainer as training
-from him.training.checkpoint import load_tensors
-from him.training.optimization import lr_at
+from him.training.optimizers import lr_at
 from him.training.trainer import Trainer
-from him.training.workflow import resume, train
+from him.workflows.train import resume, train
 from tests.small_runs import (
     assert_one_line,
     assert_same_run,
@@ -114,10 +114,10 @@ class Fault:
         all_examples = f"for training examples {', '.join(dict.fromkeys(map(str, places)))}"
         task, model = trainer.task, trainer.model
         if self.kind in LASTING:
-            tensor, culprit = self._tensor(trainer, examples)
+            tensor, non_finite_source = self._tensor(trainer, examples)
             with torch.no_grad():
                 tensor.view(-1)[0] = self.value
-            yield culprit
+            yield non_finite_source
         elif self.kind == "gradient":
             with _removed(model.get_parameter(self.name).register_hook(self._spoiled)):
                 yield f"the gradient of {self.name} {all_examples}"
@@ -135,7 +135,7 @@ class Fault:
 
     def _tensor(self, trainer: Trainer, examples: np.ndarray) -> tuple[Tensor, str]:
         if self.kind == "averaged":
-            return trainer.averaged.weights[self.name], f"the averaged weights {self.name}"
+            return trainer.ema.weights[self.name], f"the EMA weights {self.name}"
         parameter = trainer.model.get_parameter(self.name)
         if self.kind == "weights":
             return parameter, f"the weights {self.name}"
@@ -144,7 +144,7 @@ class Fault:
             row = max(set(range(len(parameter))) - seen)
             return parameter[row], f"the weights {self.name}"
         (state,) = (each.state[parameter] for each in trainer.optimizers if parameter in each.state)
-        return state[self.kind], f"the moments {self.name}.{self.kind}"
+        return state[self.kind], f"the optimizer state {self.name}.{self.kind}"
 
     def _spoiled(self, gradient: Tensor) -> Tensor:
         spoiled = gradient.clone()
@@ -252,9 +252,9 @@ def expected_of(fault: Fault) -> Expected:
 
 
 def state_of(trainer: Trainer) -> list[Tensor]:
-    """Weights, moments and averaged weights, copied."""
+    """Weights, moments and EMA weights, copied."""
     tensors = trainer.checkpoint()
-    kept = [*tensors.weights.values(), *tensors.moments.values(), *tensors.averaged.values()]
+    kept = [*tensors.weights.values(), *tensors.optimizer_state.values(), *tensors.averaged.values()]
     return [tensor.clone() for tensor in kept]
 
 
@@ -405,7 +405,7 @@ def test_the_command_line_stops_with_one_line_and_again_after_a_resume(settings,
     with in_every_trainer(Fault("loss", value=math.inf, lasts="good")):
         assert_one_line(call_main(*typed), "step 11: the loss for training examples", "lower --learning_rate")
         if amount(task_type == "lm", True):
-            assert_one_line(call_main("--resume", run), "is not finite, again after going back once", "--warmup_share")
+            assert_one_line(call_main("--resume", run), "is not finite, again after going back once", "--warmup_ratio")
     assert_finite(run)
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from him.compute import Compute
 from him.config import Config
-from him.data.order import epoch_batches
+from him.core.compute import Compute
+from him.data.batching import epoch_batches
+from him.runs.checkpoint import Checkpoint
 from him.tasks.base import LossSums, Task
-from him.training.checkpoint import Checkpoint
 from him.training.trainer import LOG_EVERY_STEPS, Trainer
 
 PROMISE = "resume is immediate"

@@ -12,7 +12,7 @@ import pytest
 
 import him
 from him.config import Config
-from him.training.checkpoint import Checkpoints
+from him.runs.checkpoint import Checkpoints
 from him.training.trainer import Trainer
 from tests.reliability.tiny_runs import KINDS, begin_or_go_on, settings_of_kind, wait, without_a_clock
 from tests.small_runs import assert_same_run, before_steps, flags, start_main

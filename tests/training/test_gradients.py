@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from him.compute import Compute, is_out_of_memory
 from him.config import Config
-from him.errors import HimError
+from him.core.compute import Compute, is_out_of_memory
+from him.core.errors import HimError
 from him.tasks.base import LossSums
 from him.training import gradients as gradients_module
 from him.training.gradients import Gradients, step_seed
@@ -40,7 +40,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(settings, tmp_path, 
         trainer = new_trainer({**settings, **EXACT, "micro_batch_size": size}, tmp_path / str(size))
         trainer._start_epoch()
         trainer.model.train()
-        loss, accuracy, num_tokens = trainer.gradients.add_up(trainer.batches[0], 0)
+        loss, accuracy, num_tokens = trainer.gradients.accumulate(trainer.batches[0], 0)
         assert num_tokens == trainer.task.train_lengths[trainer.batches[0]].sum()
         assert loss.count == accuracy.count == 16
         gradients.append({name: p.grad for name, p in trainer.model.named_parameters()} | {"": torch.tensor(loss.mean)})
@@ -137,9 +137,9 @@ def gradients_of(gradients: Gradients) -> Tensor:
 def test_halves_of_halves_until_they_fit(task):
     """Also where the last pass of several runs out, when gradients of the others are there: none counts twice."""
     straight, _ = toy(Toy())
-    expected = straight.add_up(np.arange(8), 3)
+    expected = straight.accumulate(np.arange(8), 3)
     limited, said = toy(task)
-    loss, accuracy, num_tokens = limited.add_up(np.arange(8), 3)
+    loss, accuracy, num_tokens = limited.accumulate(np.arange(8), 3)
     torch.testing.assert_close(gradients_of(limited), gradients_of(straight))
     assert (loss.count, accuracy.total, num_tokens) == (8, expected[1].total, 256)
     assert loss.mean == pytest.approx(expected[0].mean)
@@ -150,7 +150,7 @@ def test_halves_of_halves_until_they_fit(task):
     ]
     assert limited.most_tokens == 32 * len(kept[0])
     num_passes = len(task.passes)
-    limited.add_up(np.arange(8), 4)
+    limited.accumulate(np.arange(8), 4)
     assert len(task.passes) == num_passes + len(kept), "it is remembered"
 
 
@@ -159,7 +159,7 @@ def test_what_is_remembered_counts_the_padding():
     task = Toy(4)
     task.train_lengths = np.array([30] * 8)
     gradients, _ = toy(task)
-    gradients.add_up(np.arange(8), 0)
+    gradients.accumulate(np.arange(8), 0)
     assert gradients.most_tokens == 4 * 32
 
 
@@ -168,7 +168,7 @@ def test_a_single_example_without_room():
     with pytest.raises(
         HimError, match="^step 4: out of memory with a single example of 32 tokens .MemoryError.; lower --max_seq_len"
     ):
-        gradients.add_up(np.arange(8), 3)
+        gradients.accumulate(np.arange(8), 3)
     assert len(said) == 3
     assert all(parameter.grad is None for parameter in gradients.model.parameters())
 
@@ -178,7 +178,7 @@ def test_other_errors_pass(error):
     task = Toy()
     task.loss = lambda *inputs: (_ for _ in ()).throw(error)
     with pytest.raises(type(error)) as raised:
-        toy(task)[0].add_up(np.arange(8), 3)
+        toy(task)[0].accumulate(np.arange(8), 3)
     assert raised.value is error
 
 
@@ -209,10 +209,10 @@ def test_the_culprit_is_looked_for_with_the_same_dropout_in_the_same_passes():
     task = Toy(3)
     gradients, _ = toy(task, nn.Sequential(nn.Linear(2, 64), nn.Dropout(0.5), nn.Linear(64, 1)))
     gradients.most_tokens = 3 * 32
-    gradients.add_up(np.arange(8), 5)
+    gradients.accumulate(np.arange(8), 5)
     before = task.outputs[:]
     gradients.model[2].bias.grad.fill_(math.nan)
-    found = gradients.culprit(np.arange(8), 5, loss_is_finite=True)
+    found = gradients.non_finite_source(np.arange(8), 5, loss_is_finite=True)
     assert found == f"the gradient of 2.bias for training examples {', '.join(map(str, range(100, 108)))}"
     assert task.passes == 2 * [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert all(map(torch.equal, before, task.outputs[3:]))

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from him.compute import Compute
 from him.config import Config
-from him.errors import CheckpointError, HimError
+from him.core.compute import Compute
+from him.core.errors import CheckpointError, HimError
+from him.runs.checkpoint import Checkpoints, load_tensors
 from him.tasks.base import Evaluation, LossSums, Task
-from him.training.checkpoint import Checkpoints, load_tensors
-from him.training.optimization import lr_at
+from him.training.optimizers import lr_at
 from him.training.trainer import Trainer
 from tests.small_runs import new_trainer, records, scalar_series, small_settings
 
@@ -269,7 +269,7 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path):
 
 
 def test_plateau_halves_after_each_epoch_that_brings_nothing(tmp_path):
-    trainer = toy(tmp_path, [5.0, 6.0, 6.0, 7.0, 1.0, 2.0], schedule="plateau", warmup_share=0.0)
+    trainer = toy(tmp_path, [5.0, 6.0, 6.0, 7.0, 1.0, 2.0], schedule="plateau", warmup_ratio=0.0)
     trainer.fit()
     rates = [rate for _, rate in scalar_series(tmp_path)["Learning_Rate"]]
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025])
@@ -281,13 +281,13 @@ def test_averaged_weights_are_evaluated_and_kept_and_the_others_trained_on(tmp_p
     trainer.fit()
     plain.fit()
     assert torch.equal(trainer.model.weight, plain.model.weight), "averaging changes no update"
-    averaged = trainer.averaged.weights["weight"]
+    averaged = trainer.ema.weights["weight"]
     assert not torch.equal(averaged, trainer.model.weight)
     assert torch.equal(trainer.task.evaluated[-1], averaged)
     assert torch.equal(load_tensors(tmp_path / "best" / "model.safetensors")["weight"], averaged)
     checkpoint = last_checkpoint(trainer)
     assert torch.equal(checkpoint.weights["weight"], trainer.model.weight)
-    assert torch.equal(checkpoint.averaged["weight"], averaged)
+    assert torch.equal(checkpoint.ema["weight"], averaged)
 
 
 def test_lines_after_each_epoch(tmp_path, capsys):
@@ -310,7 +310,7 @@ def snapshot(trainer: Trainer) -> Iterator[Tensor]:
     yield from (tensor.clone() for tensor in trainer.model.state_dict().values())
     for state in trainer.optimizers[0].state.values():
         yield from (tensor.clone() for tensor in state.values())
-    yield from (tensor.clone() for tensor in trainer.averaged.weights.values())
+    yield from (tensor.clone() for tensor in trainer.ema.weights.values())
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf, -math.inf])
@@ -365,10 +365,10 @@ def test_five_in_a_row_go_back_once_then_end_the_run_and_no_file_holds_a_nan(tmp
     trainer.task.bad_steps = {2: math.nan} | dict.fromkeys(range(9, 20), math.nan)
     message = (
         r"^step 17: the loss for training examples [0-7, ]+ is not finite, again after going back once with a lower "
-        r"rate; lower --learning_rate \(0\.01\), raise --warmup_share, or use --precision fp32; the checkpoints in .* "
+        r"rate; lower --learning_rate \(0\.01\), raise --warmup_ratio, or use --precision fp32; the checkpoints in .* "
         r"are finite$"
     )
-    trainer.config = dataclasses.replace(trainer.config, schedule="constant", warmup_share=0.0)
+    trainer.config = dataclasses.replace(trainer.config, schedule="constant", warmup_ratio=0.0)
     with pytest.raises(HimError, match=message):
         trainer.fit()
     lines = capsys.readouterr().out.splitlines()

@@ -1,0 +1,1 @@
+"""Command lines: flags, messages, exit status."""

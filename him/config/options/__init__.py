@@ -1,0 +1,1 @@
+"""Every setting of a run, as dataclass fields that are flags too."""

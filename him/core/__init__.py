@@ -1,0 +1,1 @@
+"""What everything stands on: errors, messages, files, signals, device and precision."""

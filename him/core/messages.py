@@ -1,0 +1,55 @@
+"""One-line messages: `where: what is wrong; how to fix it`, and values in them that cannot break the line."""
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import NoReturn
+
+from him.core.errors import DataError
+
+SHOWN_CHARACTERS = 60
+SHOWN_NAMES = 6
+
+
+def fail(where: str, fault: str, fix: str) -> NoReturn:
+    """Raises DataError with the line that the three make."""
+    raise DataError(f"{where}: {fault}; {fix}")
+
+
+def shown(value: object) -> str:
+    """`value` for a message: on one line whatever it holds, and short; a list or an object by its kind only."""
+    if isinstance(value, str):
+        return f'"{one_line(value, SHOWN_CHARACTERS)}"'
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int) and value.bit_length() > 128:  # str() of thousands of digits is refused by Python
+        return f"a number of {value.bit_length()} bits"
+    return str(value) if isinstance(value, int | float) else kind(value)
+
+
+def shown_names(names: Iterable[object]) -> str:
+    """The first few keys, columns or fields there are, for a message; "nothing" if there is none."""
+    names = list(names)
+    more = ", ..." if len(names) > SHOWN_NAMES else ""
+    return (", ".join(shown(name) for name in names[:SHOWN_NAMES]) or "nothing") + more
+
+
+def shown_source(path: str | PathLike) -> str:
+    """A path for a message, on one line; not shortened, because the user has to find the file."""
+    return one_line(str(path))
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Escapes whatever would break the line, hide in it or fail to print: newlines, controls, lone surrogates."""
+    if limit and len(text) > limit:
+        text = text[: limit - 3] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def kind(value: object) -> str:
+    """What JSON calls a value of this type."""
+    kinds = ((bool, "true or false"), (str, "a string"), (int | float, "a number"), (Mapping, "an object"))
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    return next((name for kind, name in kinds if isinstance(value, kind)), f"a {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""A run on the disk: folder, checkpoints, models, records."""

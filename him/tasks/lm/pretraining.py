@@ -1,0 +1,75 @@
+"""Pretraining for language modelling: the next token, with words of the text before it hidden."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor, nn
+
+from him.core.compute import Compute
+from him.data.cache import content_digest
+from him.data.unlabelled import FLAG
+from him.model.masked_lm import PretrainingModel, WordNumbers, mask_positions
+from him.tasks.base import Evaluation, LossSums
+from him.tasks.lm.corpus import encode_documents
+from him.tasks.lm.sources import read_documents
+from him.tasks.lm.windows import RandomWindows
+from him.tasks.pretraining import MASKED_SHARE, Pretraining
+from him.text.tokenizer import MASK, piece_texts, special_id
+
+if TYPE_CHECKING:
+    from him.tasks.lm.task import LanguageModelingTask
+
+
+class LanguageModelingPretraining(Pretraining):
+    """Predicts the next token where some of the words before it cannot be read.
+
+    Args:
+        task: with its training and validation data.
+    """
+
+    best_metric = "Bits_Per_Byte"
+    shown_metrics = ("Accuracy", "Perplexity", "Bits_Per_Byte")
+
+    def __init__(self, task: LanguageModelingTask) -> None:
+        super().__init__(task)
+        ids = [task.corpus.train.ids]
+        for name in self.config.pretrain_files:
+            with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                text = encode_documents(read_documents(name, FLAG), task.tokenizer, Path(folder) / "text")
+                ids.append(np.array(text.ids))
+        self.windows = RandomWindows(np.concatenate(ids) if len(ids) > 1 else ids[0], self.config.max_seq_len)
+        self.mask_id = special_id(task.tokenizer, MASK)
+        self.word_numbers = WordNumbers(piece_texts(task.tokenizer))
+
+    @property
+    def train_lengths(self) -> np.ndarray:
+        return np.broadcast_to(np.int64(self.config.max_seq_len), len(self.windows))
+
+    @cached_property
+    def train_digest(self) -> str:
+        return content_digest(self.windows.ids)
+
+    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
+        """See `RandomWindows.batch`; with the number of the word that each token is part of."""
+        batch = self.windows.batch(examples)
+        return batch | {"word_ids": self.word_numbers(batch["input_ids"])}
+
+    def build_model(self) -> PretrainingModel:
+        """The task's model; masked tokens are predicted as the next ones, by its own head."""
+        return PretrainingModel(self.task.build_model())
+
+    def loss(self, model: PretrainingModel, batch: dict[str, Tensor]) -> LossSums:
+        """Cross-entropy of the next tokens."""
+        ids_BL = batch["input_ids"]
+        is_masked_BL = mask_positions(batch["word_ids"], MASKED_SHARE, batch["word_ids"] >= 0)
+        return self.task.loss(model.model, {**batch, "input_ids": ids_BL.masked_fill(is_masked_BL, self.mask_id)})
+
+    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
+        """The task's own: nothing is hidden in validation texts."""
+        model.eval()
+        return self.task.evaluate(model.model, compute)

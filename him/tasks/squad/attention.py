@@ -1,0 +1,79 @@
+"""Attention of a few validation questions, made ready for drawing."""
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from him.attention_maps import AttentionExample
+from him.core.compute import Compute
+from him.tasks.squad.batches import SquadBatches
+from him.tasks.squad.features import word_spans
+from him.tasks.squad.reader import Question, SquadData
+from him.tasks.squad.spans import best_spans
+
+
+def choose_windows(lengths: np.ndarray, num_examples: int) -> list[int]:
+    """Windows spread over the shorter half, which a person can take in; the same ones for the same data."""
+    shorter = np.argsort(lengths, kind="stable")[: max(num_examples, len(lengths) // 2)]
+    places = np.linspace(0, len(shorter) - 1, min(num_examples, len(shorter))).astype(int)
+    return [int(shorter[place]) for place in places]
+
+
+@torch.inference_mode()
+def attention_example(
+    name: str,
+    model: nn.Module,
+    compute: Compute,
+    batches: SquadBatches,
+    window: int,
+    data: SquadData,
+    tokenizer: Tokenizer,
+    max_answer_words: int,
+) -> AttentionExample:
+    """Runs the model on one window and takes all its attention weights.
+
+    Args:
+        name: of the example, in file names.
+        model: a `QuestionAnsweringModel`.
+        compute: where and how.
+        batches: windows of `data`.
+        window: number of the window.
+        data: the questions.
+        tokenizer: names the tokens.
+        max_answer_words: longest answer.
+    """
+    model.eval()
+    features = batches.features
+    batch = compute.to_device(batches.batch([window]))
+    with compute.autocast():
+        output = model(batch, return_weights=True)
+    length = int(features.lengths[window])
+    number = int(features.window_question[window])
+    context = int(features.context_of[number])
+    first = len(features.questions.ids[number]) + 2
+    (spans,) = best_spans(output.start_logits_BL, output.end_logits_BL, batch["word_ids"], max_answer_words)
+    answer, predicted = None, "nothing"
+    if spans:  # none in a window without a whole word
+        best, words = spans[0], batch["word_ids"][0]
+        places = ((words >= best.first_word) & (words <= best.last_word)).nonzero()
+        answer = (int(places[0]), int(places[-1]))
+        starts, ends = word_spans(features.contexts, context)
+        predicted = data.paragraphs[context].context[starts[best.first_word] : ends[best.last_word]]
+    sections = (("question", 1, first - 2), ("context", first, length - 2))
+    ids = batch["input_ids"][0, :length].tolist()
+    special_ids = {batches.pad_id, batches.cls_id, batches.sep_id}
+    return AttentionExample(
+        name=name,
+        title=_title(data.questions[number], predicted),
+        tokens=[tokenizer.id_to_token(id) for id in ids],
+        weights=[weights[0, :, :length, :length].float().cpu().numpy() for weights in output.attention_weights],
+        special=[id in special_ids for id in ids],
+        answer=answer,
+        sections=tuple(section for section in sections if section[1] <= section[2]),
+    )
+
+
+def _title(question: Question, predicted: str) -> str:
+    gold = question.answers[0].text if question.answers else "no answer"
+    return f"{question.text.strip()} Predicted: {predicted}. Gold: {gold}."

@@ -1,0 +1,125 @@
+"""SQuAD data made ready for training, once: from the cache if it is there and whole, built and kept otherwise."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from him.core.errors import CheckpointError
+from him.data.cache import cached_folder, fingerprint, load_columns, save_columns
+from him.tasks.squad.features import SquadFeatures, build_features, joined
+from him.tasks.squad.lexical import DocumentFrequencies
+from him.tasks.squad.reader import SquadData
+from him.text.tokenizer import parse_tokenizer
+from him.text.training import train_tokenizer
+
+PARAGRAPHS_AT_ONCE = 2000
+FEATURES_VERSION = 4  # counted up when features of the same data come out differently
+
+
+@dataclass(frozen=True)
+class PreparedSquad:
+    """Everything that is made from the data before training.
+
+    Attributes:
+        tokenizer: the given one, or one trained on the training texts.
+        frequencies: of words, counted on the training contexts.
+        train, validation: features of both parts.
+    """
+
+    tokenizer: Tokenizer
+    frequencies: DocumentFrequencies
+    train: SquadFeatures
+    validation: SquadFeatures
+
+
+def prepare_squad(
+    train: SquadData,
+    validation: SquadData,
+    given: Tokenizer | None,
+    vocab_size: int,
+    max_seq_len: int,
+    doc_stride: int,
+    cache_dir: Path,
+) -> PreparedSquad:
+    """Builds features, or takes them from the cache; a damaged cache is built anew.
+
+    Args:
+        train, validation: the data.
+        given: the tokenizer to use; None trains one.
+        vocab_size: size of a trained tokenizer.
+        max_seq_len, doc_stride: see `cut_windows`.
+        cache_dir: where prepared data is kept, under a hash of all that made it.
+
+    Raises:
+        ConfigError: the windows are too short.
+    """
+    # The tokenizer by its content: another one may have come to stand under the same name.
+    settings = (given.to_str() if given is not None else None, vocab_size, max_seq_len, doc_stride)
+    digest = fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)
+    folder = cached_folder(cache_dir, f"squad-{digest}")
+    try:
+        return _load(folder)
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        if (
+            folder / "train"
+        ).is_dir():  # written last: complete, and damaged; without it another process may be writing
+            shutil.rmtree(folder, ignore_errors=True)
+    tokenizer = train_tokenizer(_texts(train), vocab_size) if given is None else given
+    train_features, frequencies = build_features(train, tokenizer, max_seq_len, doc_stride, None)
+    validation_features, _ = build_features(validation, tokenizer, max_seq_len, doc_stride, frequencies)
+    save_columns(folder / "validation", validation_features.to_columns(), {})
+    texts = {"tokenizer.json": tokenizer.to_str(), "rarity.json": json.dumps(frequencies.to_json())}
+    save_columns(folder / "train", train_features.to_columns(), texts)
+    return PreparedSquad(tokenizer, frequencies, train_features, validation_features)
+
+
+def prepare_features(
+    data: SquadData,
+    tokenizer: Tokenizer,
+    max_seq_len: int,
+    doc_stride: int,
+    frequencies: DocumentFrequencies,
+    articles: Mapping[str, DocumentFrequencies],
+    cache_dir: Path,
+) -> SquadFeatures:
+    """Features of what is made of training data, from the cache or anew; some paragraphs at a time, to save memory.
+
+    Args:
+        data: at least one paragraph.
+        tokenizer, max_seq_len, doc_stride: see `build_features`.
+        frequencies, articles: of the training data, see `build_features` and `count_articles`.
+        cache_dir: see `prepare_squad`.
+    """
+    counted = fingerprint(*((name, part.to_json()) for name, part in {"": frequencies, **articles}.items()))
+    settings = (tokenizer.to_str(), max_seq_len, doc_stride, counted)
+    folder = cached_folder(cache_dir, f"squad-made-{fingerprint(FEATURES_VERSION, settings, data.paragraphs)}")
+    try:
+        return SquadFeatures.from_columns(load_columns(folder))
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        shutil.rmtree(folder, ignore_errors=True)
+    parts = []
+    for start in range(0, len(data.paragraphs), PARAGRAPHS_AT_ONCE):
+        part = SquadData.from_paragraphs(data.paragraphs[start : start + PARAGRAPHS_AT_ONCE], data.source)
+        parts.append(build_features(part, tokenizer, max_seq_len, doc_stride, frequencies, articles)[0])
+    save_columns(folder, joined(parts).to_columns(), {})
+    return SquadFeatures.from_columns(load_columns(folder))
+
+
+def _load(folder: Path) -> PreparedSquad:
+    train, validation = (SquadFeatures.from_columns(load_columns(folder / split)) for split in ("train", "validation"))
+    counted = json.loads((folder / "train" / "rarity.json").read_text(encoding="utf-8"))
+    return PreparedSquad(
+        tokenizer=parse_tokenizer(folder / "train" / "tokenizer.json"),
+        frequencies=DocumentFrequencies.from_json(counted),
+        train=train,
+        validation=validation,
+    )
+
+
+def _texts(data: SquadData) -> list[str]:
+    """Every context once and every question."""
+    return [paragraph.context for paragraph in data.paragraphs] + [question.text for question in data.questions]

@@ -1,0 +1,215 @@
+"""Where question-answering data comes from: local files, the Hugging Face hub, or the sample that HIM generates.
+
+Exactly one of the three serves a run, and never another one in its place: a source that fails is an error. What the
+user should know about a choice made here (articles held out, repeated questions dropped, a copy from the cache) is a
+note of one line, which the caller prints.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from him.core.errors import DataError
+from him.core.hub import hub_split, load_hub_dataset
+from him.core.messages import shown
+from him.data.sources import LOCAL_WAYS, SAMPLE, check_source_flags, note_shortage
+from him.tasks.squad.reader import Paragraph, Question, SquadData, read_squad, squad_from_document, squad_from_rows
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+DEFAULT_SQUAD = "rajpurkar/squad"
+# Seen once, this many lead to F1 90 and more; 4,000 seen three times end at 76: their names are learned by heart.
+SAMPLE_QUESTIONS = 16_000
+SQUAD_COLUMNS = ("id", "context", "question", "answers")
+
+
+@dataclass(frozen=True)
+class SquadSplits:
+    """Data to train on and to validate on, and lines that tell the user what was decided on the way.
+
+    Attributes:
+        source_ids: (Q,) of each training question, the number of the file that it is from; empty for other sources.
+    """
+
+    train: SquadData
+    validation: SquadData
+    notes: tuple[str, ...] = ()
+    source_ids: tuple[int, ...] = ()
+
+
+def load_squad(
+    *,
+    train_files: Sequence[str] = (),
+    validation_file: str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    seed: int = 0,
+    sample_size: int | None = None,
+    validation_share: float = 0.1,
+) -> SquadSplits:
+    """Question-answering data from the one source that the flags name; without any flag `rajpurkar/squad` of the hub.
+
+    Args:
+        train_files: SQuAD JSON files that are joined in this order. A question that stands in several of them word for
+            word, as those that squad and squad_v2 share, is taken once; one id for different questions is refused.
+        validation_file: a SQuAD JSON file; without it `validation_share` of the articles is held out of `train_files`.
+        dataset: `sample`, the name of a hub set with the columns of SQuAD, or a local folder that `datasets` can read.
+        dataset_config: which configuration of the hub's set; None where it has only one.
+        seed: chooses the articles held out. The sample does not depend on it, so that seeds can be compared.
+        sample_size: train on the first so many questions only; validation stays whole.
+        validation_share: share of the articles, or of the contexts where all have one title, more than 0, less than 1.
+
+    Raises:
+        ConfigError: the flags contradict each other or are out of range.
+        DataError: the data cannot be had or is not sound.
+    """
+    assert not isinstance(train_files, str) and 0 < validation_share < 1
+    check_source_flags(train_files, validation_file, dataset, dataset_config, sample_size, example=DEFAULT_SQUAD)
+    notes: list[str] = []
+    file_of: dict[str, int] = {}
+    if train_files:
+        train, validation = _from_files(train_files, validation_file, validation_share, seed, notes, file_of)
+    elif dataset == SAMPLE:
+        train, validation = _from_sample()
+    else:
+        train, validation = _from_hub(dataset or DEFAULT_SQUAD, dataset_config, notes)
+    if sample_size is not None:
+        train = first_questions(train, sample_size, notes)
+    _note_leakage(train, validation, notes)
+    source_ids = tuple(file_of[question.id] for question in train.questions) if train_files else ()
+    return SquadSplits(train, validation, tuple(notes), source_ids)
+
+
+def first_questions(data: SquadData, num_questions: int, notes: list[str]) -> SquadData:
+    """The first `num_questions` questions with their contexts, in the same order; all of them if there are fewer."""
+    note_shortage("--sample_size", num_questions, data.num_questions, "training questions", notes)
+    kept, left = [], num_questions
+    for paragraph in data.paragraphs:
+        questions = paragraph.questions[:left]
+        left -= len(questions)
+        if questions:
+            kept.append(Paragraph(paragraph.title, paragraph.context, questions))
+    return SquadData.from_paragraphs(kept, data.source)
+
+
+# --- local files ----------------------------------------------------------------------------------------------------
+
+
+def _from_files(
+    train_files: Sequence[str],
+    validation_file: str | None,
+    share: float,
+    seed: int,
+    notes: list[str],
+    file_of: dict[str, int],
+) -> tuple[SquadData, SquadData]:
+    parts = [read_squad(path) for path in train_files]
+    for number, part in reversed(list(enumerate(parts))):  # a question that stands in several is of the first
+        file_of.update(dict.fromkeys((question.id for question in part.questions), number))
+    train = _join(parts, notes)
+    if validation_file is None:
+        return hold_out(train, share, seed, notes)
+    return train, read_squad(validation_file)
+
+
+def _join(parts: Sequence[SquadData], notes: list[str]) -> SquadData:
+    """One data set of several: paragraphs with one context become one, and a repeated question is taken once."""
+    if len(parts) == 1:
+        return parts[0]
+    place_of_id: dict[str, tuple[str, Question, SquadData]] = {}
+    paragraphs: dict[str, tuple[str, list[Question]]] = {}
+    num_repeats = 0
+    for part in parts:
+        for paragraph, question in _pairs(part):
+            first = place_of_id.setdefault(question.id, (paragraph.context, question, part))
+            if first[2] is not part or first[1] is not question:
+                _check_same(first, (paragraph.context, question, part))
+                num_repeats += 1
+                continue
+            paragraphs.setdefault(paragraph.context, (paragraph.title, []))[1].append(question)
+    if num_repeats:
+        notes.append(f"questions that stand in several training files are taken once ({num_repeats:,} dropped)")
+    joined = (Paragraph(title, context, tuple(asked)) for context, (title, asked) in paragraphs.items())
+    return SquadData.from_paragraphs(joined, ", ".join(part.source for part in parts))
+
+
+def _check_same(first: tuple[str, Question, SquadData], other: tuple[str, Question, SquadData]) -> None:
+    if first[:2] != other[:2]:
+        names = ("context", "question or answers")
+        differs = next(name for name, a, b in zip(names, first[:2], other[:2], strict=True) if a != b)
+        raise DataError(
+            f"{other[2].source}: the id {shown(other[1].id)} is in {first[2].source} too, with another {differs}; "
+            "give each question an id of its own, or leave one of the files out"
+        )
+
+
+def _pairs(data: SquadData) -> Iterator[tuple[Paragraph, Question]]:
+    return ((paragraph, question) for paragraph in data.paragraphs for question in paragraph.questions)
+
+
+def hold_out(data: SquadData, share: float, seed: int, notes: list[str]) -> tuple[SquadData, SquadData]:
+    """Splits whole articles off for validation, at least one; whole contexts where there is one title only.
+
+    By article, because paragraphs of one article share names and facts, so that a split among them measures memory.
+
+    Raises:
+        DataError: there is one context only.
+    """
+    by_title = len({paragraph.title for paragraph in data.paragraphs}) > 1
+    unit_of = [paragraph.title if by_title else paragraph.context for paragraph in data.paragraphs]
+    units = list(dict.fromkeys(unit_of))
+    if len(units) < 2:
+        fault = "there is only one context, so that none can be held out for validation"
+        raise DataError(f"{data.source}: {fault}; give --validation_file FILE")
+    num_held = min(len(units) - 1, max(1, round(share * len(units))))
+    held = set(random.Random(seed).sample(units, num_held))
+    parts: tuple[list[Paragraph], list[Paragraph]] = ([], [])
+    for paragraph, unit in zip(data.paragraphs, unit_of, strict=True):
+        parts[unit in held].append(paragraph)
+    train, validation = (SquadData.from_paragraphs(part, data.source) for part in parts)
+    notes.append(
+        f"no --validation_file: {num_held:,} of {len(units):,} {'articles' if by_title else 'contexts'} "
+        f"({validation.num_questions:,} of {data.num_questions:,} questions), chosen by --seed {seed}, "
+        "are held out for validation"
+    )
+    return train, validation
+
+
+def _note_leakage(train: SquadData, validation: SquadData, notes: list[str]) -> None:
+    """Says so when validation is partly a test of memory; refused it is not, because it may be what the user wants."""
+    seen = {paragraph.context for paragraph in train.paragraphs}
+    contexts = {paragraph.context for paragraph in validation.paragraphs}
+    if both := len(seen & contexts):
+        notes.append(
+            f"warning: {both:,} of the {len(contexts):,} validation contexts are in the training data too; "
+            "validation scores will be too good"
+        )
+
+
+# --- the built-in sample --------------------------------------------------------------------------------------------
+
+
+def _from_sample() -> tuple[SquadData, SquadData]:
+    from him.data.sample import squad_sample
+
+    train, validation = squad_sample(num_train=SAMPLE_QUESTIONS)
+    return (
+        squad_from_document(train, "the built-in sample, train"),
+        squad_from_document(validation, "the built-in sample, validation"),
+    )
+
+
+# --- the hub --------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(name: str, config: str | None, notes: list[str]) -> tuple[SquadData, SquadData]:
+    splits = load_hub_dataset(name, LOCAL_WAYS, notes, config)
+    train, validation = (_squad_split(splits, name, split) for split in ("train", "validation"))
+    return train, validation
+
+
+def _squad_split(splits: "DatasetDict", name: str, split: str) -> SquadData:
+    fix = f"name a set with the columns of {DEFAULT_SQUAD}"
+    return squad_from_rows(hub_split(splits, name, split, LOCAL_WAYS, SQUAD_COLUMNS, fix), f"{name}, split {split}")

@@ -1,0 +1,1 @@
+"""Summarization: a prefix language model that copies."""

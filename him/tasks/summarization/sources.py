@@ -1,0 +1,241 @@
+"""Where documents with summaries come from: local files, the Hugging Face hub, or the sample that HIM generates.
+
+Exactly one of the three serves a run, as with question answering in `squad_sources`: a source that fails is an error,
+and what the user should know about a choice made here is a note of one line, which the caller prints.
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from him.core.errors import ConfigError
+from him.core.hub import hub_split, load_hub_dataset
+from him.core.messages import fail
+from him.data.records import ID, Fields, Pair, PairData, Records, pairs_from_records, read_pairs
+from him.data.sources import LOCAL_WAYS, SAMPLE, check_source_flags, note_shortage
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+DEFAULT_PAIRS = "abisee/cnn_dailymail"
+DEFAULT_CONFIG = "3.0.0"
+DEFAULT_FIELDS = ("article", "highlights")
+
+
+@dataclass(frozen=True)
+class PairSplits:
+    """Pairs to train on and to validate on, and lines that tell the user what was decided on the way.
+
+    Attributes:
+        source_ids: (N,) of each training pair, the number of the file that it is from; empty for other sources.
+    """
+
+    train: PairData
+    validation: PairData
+    notes: tuple[str, ...] = ()
+    source_ids: tuple[int, ...] = ()
+
+
+def load_pairs(
+    *,
+    train_files: Sequence[str] = (),
+    validation_file: str | None = None,
+    dataset: str | None = None,
+    dataset_config: str | None = None,
+    document_field: str | None = None,
+    summary_field: str | None = None,
+    seed: int = 0,
+    sample_size: int | None = None,
+    validation_size: int | None = None,
+    validation_share: float = 0.05,
+) -> PairSplits:
+    """Documents with summaries from the one source that the flags name; without any flag CNN/DailyMail of the hub.
+
+    Args:
+        train_files: JSON Lines, CSV or Parquet files that are joined in this order; an id that an earlier file has too
+            gets the number of its file in front, as in "2/17".
+        validation_file: a file like these; without it `validation_share` of the documents is held out of `train_files`.
+        dataset: `sample`, the name of a hub set, or a local folder that `datasets` can read.
+        dataset_config: which configuration of the hub's set; None is "3.0.0" for CNN/DailyMail, else the only one.
+        document_field: the field or column with the document; None: `article` for CNN/DailyMail, else `document`.
+        summary_field: the field or column with the summary; None: `highlights` for CNN/DailyMail, else `summary`.
+        seed: chooses the documents held out. The sample does not depend on it, so that seeds can be compared.
+        sample_size: train on the first so many pairs only.
+        validation_size: validate on the first so many pairs only.
+        validation_share: share of the documents, more than 0, less than 1.
+
+    Raises:
+        ConfigError: the flags contradict each other or are out of range.
+        DataError: the data cannot be had or is not sound.
+    """
+    assert not isinstance(train_files, str) and 0 < validation_share < 1
+    check_source_flags(train_files, validation_file, dataset, dataset_config, sample_size, example=DEFAULT_PAIRS)
+    _check_pair_flags(dataset, document_field, summary_field, validation_size)
+    notes: list[str] = []
+    file_of: dict[str, int] = {}
+    if train_files:
+        train = _join([read_pairs(path, document_field, summary_field) for path in train_files], file_of)
+        if validation_file is None:
+            train, validation = hold_out(train, validation_share, seed, notes)
+        else:
+            validation = read_pairs(validation_file, document_field, summary_field)
+    elif dataset == SAMPLE:
+        train, validation = _from_sample(sample_size, validation_size)
+    else:
+        name = dataset or DEFAULT_PAIRS
+        if name == DEFAULT_PAIRS:
+            dataset_config = dataset_config or DEFAULT_CONFIG
+            fields = Fields.of_flags(document_field, summary_field, usual=DEFAULT_FIELDS)
+        else:
+            fields = Fields.of_flags(document_field, summary_field)
+        splits = load_hub_dataset(name, LOCAL_WAYS, notes, dataset_config)
+        train = _hub_pairs(splits, name, "train", fields, sample_size, notes)
+        validation = _hub_pairs(splits, name, "validation", fields, validation_size, notes)
+    train = _first(train, "--sample_size", sample_size, "training pairs", notes)
+    validation = _first(validation, "--validation_size", validation_size, "validation pairs", notes)
+    _note_leakage(train, validation, notes)
+    source_ids = tuple(file_of[pair.id] for pair in train.pairs) if train_files else ()
+    return PairSplits(train, validation, tuple(notes), source_ids)
+
+
+def _check_pair_flags(
+    dataset: str | None, document_field: str | None, summary_field: str | None, validation_size: int | None
+) -> None:
+    if validation_size is not None and validation_size < 1:
+        raise ConfigError(f"--validation_size {validation_size} leaves nothing to validate on; use 1 or more")
+    for flag, name in (("--document_field", document_field), ("--summary_field", summary_field)):
+        if dataset == SAMPLE and name is not None:
+            raise ConfigError(f"{flag} names a field of your own data, not of --dataset {SAMPLE}; leave it out")
+
+
+def _first(data: PairData, flag: str, size: int | None, what: str, notes: list[str]) -> PairData:
+    if size is None:
+        return data
+    note_shortage(flag, size, len(data), what, notes)
+    return PairData(data.pairs[:size], data.source)
+
+
+def _note_leakage(train: PairData, validation: PairData, notes: list[str]) -> None:
+    """Says so when validation is partly a test of memory; refused it is not, because it may be what the user wants."""
+    documents = {pair.document for pair in validation.pairs}
+    if both := len(documents & {pair.document for pair in train.pairs}):
+        notes.append(
+            f"warning: {both:,} of the {len(documents):,} validation documents are in the training data too; "
+            "validation scores will be too good"
+        )
+
+
+# --- local files ----------------------------------------------------------------------------------------------------
+
+
+def _join(parts: Sequence[PairData], file_of: dict[str, int]) -> PairData:
+    """One data set of several, with unique ids; notes down which file each is from."""
+    pairs: dict[str, Pair] = {}
+    for number, part in enumerate(parts, start=1):
+        for pair in part.pairs:
+            identifier = pair.id
+            while identifier in pairs:
+                identifier = f"{number}/{identifier}"
+            pairs[identifier] = Pair(identifier, pair.document, pair.summaries)
+            file_of[identifier] = number - 1
+    return PairData(tuple(pairs.values()), ", ".join(part.source for part in parts))
+
+
+def hold_out(data: PairData, share: float, seed: int, notes: list[str]) -> tuple[PairData, PairData]:
+    """Splits documents off for validation, at least one; a document that occurs several times falls on one side.
+
+    Raises:
+        DataError: there is one document only.
+    """
+    documents = list(dict.fromkeys(pair.document for pair in data.pairs))
+    if len(documents) < 2:
+        fault = "there is only one document, so that none can be held out for validation"
+        fail(data.source, fault, "give --validation_file FILE")
+    num_held = min(len(documents) - 1, max(1, round(share * len(documents))))
+    held = set(random.Random(seed).sample(documents, num_held))
+    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair in data.pairs:
+        parts[pair.document in held].append(pair)
+    notes.append(
+        f"no --validation_file: {num_held:,} of {len(documents):,} documents, chosen by --seed {seed}, "
+        "are held out for validation"
+    )
+    train, validation = (PairData(tuple(part), data.source) for part in parts)
+    return train, validation
+
+
+# --- the built-in sample --------------------------------------------------------------------------------------------
+
+
+def _from_sample(num_train: int | None, num_validation: int | None) -> tuple[PairData, PairData]:
+    """As many pairs as are asked for: a smaller sample is the beginning of a larger one, and is sooner made."""
+    from him.data.sample import summarization_sample
+
+    sizes = {"num_train": num_train, "num_validation": num_validation}
+    parts = summarization_sample(**{name: size for name, size in sizes.items() if size is not None})
+    names = ("the built-in sample, train", "the built-in sample, validation")
+    train, validation = (
+        pairs_from_records(_numbered(rows), name, Fields()) for rows, name in zip(parts, names, strict=True)
+    )
+    return train, validation
+
+
+def _numbered(rows: Iterable[Mapping[str, object]]) -> Records:
+    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+# --- the hub --------------------------------------------------------------------------------------------------------
+
+
+def _hub_pairs(
+    splits: "DatasetDict", name: str, split: str, fields: Fields, limit: int | None, notes: list[str]
+) -> PairData:
+    """The first `limit` pairs of a split, all if None, without rows of which nothing is left to learn.
+
+    Nobody can fix a set of the hub: a few rows of CNN/DailyMail and XSum have no document.
+    """
+    source = f"{name}, split {split}"
+    needed = [fields.document]
+    if split not in splits or fields.references not in splits[split].column_names:
+        needed.append(fields.summary)
+    fix = "name the columns of its texts with --document_field and --summary_field"
+    rows = hub_split(splits, name, split, LOCAL_WAYS, needed, fix)
+    usable = _UsableRows(rows, fields)
+    data = pairs_from_records(islice(usable, limit), source, fields)
+    if usable.num_blank:
+        notes.append(f"{source}: {usable.num_blank:,} rows without a document or a summary are left out")
+    return data
+
+
+class _UsableRows:
+    """Rows that have a document and a summary, as records; one without an id of its own gets its place.
+
+    Attributes:
+        num_blank: how many rows were left out so far.
+    """
+
+    def __init__(self, rows: "Dataset", fields: Fields) -> None:
+        kept = (ID, fields.document, fields.summary, fields.references)
+        self.rows = rows.select_columns([name for name in rows.column_names if name in kept])
+        self.fields = fields
+        self.num_blank = 0
+
+    def __iter__(self) -> Records:
+        seen: set[str] = set()
+        for place, row in _numbered(self.rows):
+            summaries = (row.get(name) for name in (self.fields.summary, self.fields.references) if name)
+            if _is_blank(row[self.fields.document]) or all(map(_is_blank, summaries)):
+                self.num_blank += 1
+                continue
+            identifier = "" if row.get(ID) is None else str(row[ID])
+            row[ID] = place if _is_blank(identifier) or identifier in seen else identifier
+            seen.add(identifier)
+            yield place, row
+
+
+def _is_blank(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_blank, value))
+    return value is None or (isinstance(value, str) and not value.strip())

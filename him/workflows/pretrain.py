@@ -1,0 +1,141 @@
+"""Pretraining: a run within the run, before it, whose weights many runs may begin from."""
+
+import json
+import math
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from him.config import Config
+from him.core.compute import Compute
+from him.core.errors import CheckpointError
+from him.core.files import sync, verify_folder, write_folder
+from him.data.cache import cache_folder, cached_folder, content_digest, fingerprint
+from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_tensors
+from him.runs.records import MetricWriter
+from him.tasks.base import Task
+from him.training.trainer import Interrupted, Trainer
+
+PRETRAINING_VERSION = 2  # counted up when pretraining with the same settings and data comes out differently
+FOLDER = "pretraining"
+RECORDS = "metrics.jsonl"
+# What the weights depend on beside the data and the tokenizer.
+SETTINGS = tuple(
+    "task_type num_encoder_layers embed_dim num_heads dim_feedforward layer_heads layer_feedforward conv_kernel_size "
+    "norm_first layer_norm_eps activation positions dropout variational_dropout attention_dropout lexical_features "
+    "copy_head max_seq_len max_target_len doc_stride optimizer learning_rate muon_learning_rate "
+    "warmup_ratio weight_decay beta1 beta2 max_grad_norm num_epochs max_steps batch_size micro_batch_size "
+    "micro_batch_tokens seed precision".split()
+)
+
+
+def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run: Path) -> None:
+    """Pretrains a task's model for `--pretrain_epochs` epochs, or takes the weights from the cache.
+
+    The curves are in `pretraining` in the run's folder, under the usual tags. A pretraining that was stopped goes on
+    from its last checkpoint.
+
+    Raises:
+        Interrupted: a signal ended it.
+        HimError: it cannot go on.
+    """
+    if not config.pretrain_epochs:
+        return
+    pretraining = task.pretraining()
+    settings = [(name, getattr(pretraining.config, name)) for name in SETTINGS]
+    begins_with = content_digest(*(tensor.float().cpu().numpy() for tensor in model.state_dict().values()))
+    # The curves are of the validation data, too.
+    digests = (pretraining.train_digest, task.validation_digest, begins_with)
+    digest = fingerprint(PRETRAINING_VERSION, settings, task.tokenizer.to_str(), *digests)
+    kept = cached_folder(cache_folder(config), f"pretrained-{digest}")
+    folder = run / FOLDER
+    if _is_whole(kept):
+        print(f"pretraining: taken from {kept}", flush=True)
+        _copy_records(kept / RECORDS, folder)
+    else:
+        _train(pretraining, model, compute, folder, run, kept)
+    load_weights(model, kept)
+
+
+def begun_pretraining(run: Path) -> Checkpoint | None:
+    """Where a pretraining of a run stands that was stopped."""
+    return Checkpoints(run / FOLDER / "checkpoints", 1).load_newest()
+
+
+def _check_settings(run: Path, checkpoint: Checkpoint, config: Config) -> None:
+    """Raises CheckpointError if the run's settings were changed by hand since."""
+    then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
+    if changed := [name for name in SETTINGS if then.get(name) != now[name]]:
+        raise CheckpointError(
+            f"{run / 'config.json'}: {', '.join(changed)} changed since the pretraining was begun; restore it, or "
+            "start a new run"
+        )
+
+
+def _is_whole(kept: Path) -> bool:
+    try:
+        verify_folder(kept)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _train(pretraining: Task, begins_with: nn.Module, compute: Compute, folder: Path, run: Path, kept: Path) -> None:
+    """The usual trainer in a folder of its own; its last weights are kept for this run and for others."""
+    checkpoint = begun_pretraining(run)
+    if checkpoint is not None:
+        _check_settings(run, checkpoint, pretraining.config)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # records from before a first checkpoint would be there twice
+        folder.mkdir()
+    torch.manual_seed(pretraining.config.seed)
+    model = pretraining.build_model().to(compute.device)
+    model.model.load_state_dict(begins_with.state_dict())
+    trainer = Trainer(pretraining, pretraining.config, folder, compute, model, checkpoint)
+    trainer.restore_best()
+    examples = f"{pretraining.examples_per_epoch:,} examples an epoch without labels"
+    print(f"pretraining: {examples}, {trainer.max_steps:,} steps", flush=True)
+    try:
+        trainer.fit()
+    except Interrupted as interrupted:
+        raise Interrupted(interrupted.signal, run) from None
+
+    _keep(model.model, folder / RECORDS, kept)
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _keep(model: nn.Module, records: Path, kept: Path) -> None:
+    """Puts weights and curves into the cache, where another run may be putting the same ones at the same time."""
+
+    def fill(folder: Path) -> None:
+        save_tensors(model.state_dict(), folder / "model.safetensors")
+        shutil.copyfile(records, folder / RECORDS)
+
+    aside = kept.with_name(f".{kept.name}-{uuid.uuid4().hex[:8]}")
+    write_folder(aside, fill)
+    if not _is_whole(kept):
+        shutil.rmtree(kept, ignore_errors=True)
+    try:
+        os.rename(aside, kept)
+        sync(kept.parent)
+    except OSError:  # the other one was quicker
+        shutil.rmtree(aside, ignore_errors=True)
+        if not _is_whole(kept):
+            raise
+
+
+def _copy_records(records: Path, folder: Path) -> None:
+    """Writes the curves of an earlier pretraining into the records of this run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    writer = MetricWriter(folder)
+    for line in records.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        value = math.nan if record["value"] is None else record["value"]
+        writer.write({record["tag"]: value}, record["step"], record["epoch"], record["stage"])
+    writer.close()

@@ -1,0 +1,108 @@
+"""A student that learns from another run's predictions; the loss itself is in tests/compression/test_fine_tuning.py."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from him.config import Config
+from him.workflows.train import resume, train
+from tests.small_runs import (
+    assert_one_line,
+    assert_same_run,
+    call_main,
+    exact_records,
+    flags,
+    in_child,
+    kill_at,
+    trained_run,
+    trained_writer,
+)
+
+STUDENT = {"embed_dim": 16, "batch_size": 16, "num_epochs": 2, "vocab_size": 300, "save_every_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> dict:
+    of_teacher, run = trained_run()
+    output = {"output_dir": str(tmp_path_factory.mktemp("runs")), "teacher": str(run)}
+    return {**of_teacher, **STUDENT, **output}
+
+
+def tokenizer_of(run: Path) -> dict:
+    return json.loads((run / "best" / "tokenizer.json").read_text())
+
+
+def test_the_student_has_its_own_size_and_the_tokenizer_of_its_teacher(settings):
+    taught = Path(train(Config(**settings, run_name="taught"))["run"])
+    assert tokenizer_of(taught) == tokenizer_of(Path(settings["teacher"]))
+    assert Config.load(taught / "best" / "config.json").embed_dim == 16
+    # The teacher counts: without its word, and with nothing else, the same seed gives other losses.
+    series = [exact_records(taught)]
+    for weight in (0.0, 1.0):
+        run = train(Config(**{**settings, "distillation_weight": weight, "run_name": f"weight {weight}"}))["run"]
+        series.append(exact_records(Path(run)))
+    assert len({str(each) for each in series}) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_student_goes_on_the_same(settings):
+    straight = Path(train(Config(**settings, run_name="straight"))["run"])
+    config = Config(**settings, run_name="killed")
+    run = Path(config.output_dir) / "killed"
+
+    def work() -> None:
+        kill_at(40)
+        train(config)
+
+    assert in_child(work) == -signal.SIGKILL
+    resume(run, {})
+    assert_same_run(run, straight)
+
+
+def test_a_student_is_compressed_as_others(settings):
+    finished = call_main(*flags({**settings, "compress": True, "dry_run": True, "run_name": "compressed"}))
+    assert (finished.status, finished.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"teacher": "no/such/run"}, "--teacher no/such/run: no finished model there (no folder best); name a run"),
+        ({"lexical_features": False}, "--no-lexical_features: the teacher reads them; leave the flag out"),
+        ({"distillation_weight": 1.5}, "--distillation_weight 1.5 is out of range; use at least 0 and at most 1"),
+    ],
+)
+def test_teachers_that_cannot_be_followed(settings, change, part):
+    assert_one_line(call_main(*flags({**settings, **change, "run_name": "no"})), part)
+    assert not (Path(settings["output_dir"]) / "no").exists()
+
+
+def test_a_teacher_of_another_task(settings):
+    _, writer = trained_writer("lm")
+    finished = call_main(*flags({**settings, "teacher": writer, "run_name": "no"}))
+    assert_one_line(finished, "a lm model, and --task_type is squad; name a run of squad")
+
+
+def test_an_int8_model_is_no_teacher(settings, tmp_path):
+    folder = tmp_path / "int8"
+    shutil.copytree(Path(settings["teacher"]) / "best", folder)
+    (folder / "quantization.json").write_text("{}")
+    finished = call_main(*flags({**settings, "teacher": folder, "run_name": "no"}))
+    assert_one_line(finished, f"--teacher {folder}: an int8 model cannot be trained, nor teach; name another stage")
+
+
+def test_a_teacher_of_another_tokenizer_than_the_beginning(settings, tmp_path):
+    first = tmp_path / "first"
+    shutil.copytree(settings["teacher"], first)
+    path = first / "best" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    content["model"]["vocab"][words[-1]], content["model"]["vocab"][words[-2]] = len(words) - 2, len(words) - 1
+    path.write_text(json.dumps(content))
+    arguments = {name: value for name, value in settings.items() if name not in STUDENT}
+    finished = call_main(*flags({**arguments, "init_from": first, "run_name": "no"}))
+    assert_one_line(finished, "has another tokenizer than --init_from", "use models with the same one")
