@@ -25,6 +25,8 @@ from him.core.files import (
     write_folder,
     write_json,
 )
+from him.runs.folder import ModelFolder
+from him.tasks.base import Task
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and Muon
 FORMAT_VERSION = 2
@@ -245,22 +247,32 @@ def save_model(
     folder: Path,
     config: Config,
     model: nn.Module,
-    task: Any,
+    task: Task,
     metrics: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a model that can be used: `config.json`, `model.safetensors`, `metrics.json` and the task's files.
 
     Args:
+        folder: of the model; the one that is there stays until this one is whole.
+        config: it was made with.
+        model: whose weights are written.
+        task: it is of.
+        metrics: its validation metrics, and the step it is of.
         more: JSON files beside them, by name.
+
+    Raises:
+        NotFinite: a weight is not finite.
+        CannotWrite: there is no space, or the disk fails.
     """
     weights = model.state_dict()
     check_finite(weights, f"{folder}")
 
     def fill(aside: Path) -> None:
-        config.save(aside / "config.json")
-        save_tensors(weights, aside / "model.safetensors")
-        for name, content in {"metrics.json": metrics, **(more or {})}.items():
+        saved = ModelFolder(aside)
+        config.save(saved.config)
+        save_tensors(weights, saved.weights)
+        for name, content in {saved.metrics.name: metrics, **(more or {})}.items():
             write_json(aside / name, content)
         task.save(aside)
 
@@ -273,7 +285,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         CheckpointError: it is missing or damaged, or the model has another shape.
     """
-    path = find_folder(folder) / "model.safetensors"
+    path = ModelFolder(find_folder(folder)).weights
     put_weights(model, load_tensors(path), f"{path}", "give the model flags of that run")
 
 

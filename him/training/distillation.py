@@ -13,8 +13,7 @@ from him.core.compute import Compute
 from him.core.errors import ConfigError
 from him.data.cache import content_digest
 from him.model.embeddings import hold_in_bf16
-from him.runs.init_from import find_model
-from him.runs.models import load_stage
+from him.runs.models import find_model, load_stage
 from him.tasks.base import Evaluation, LossSums, Task
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from him.compression import pipeline
+from him.compression import fine_tuning_stage
 from him.compression.fine_tuning import fine_tuning_config
 from him.compression.pruning import magnitude_masks
 from him.config import Config
@@ -218,7 +218,7 @@ def test_the_teacher_is_the_unpruned_model(copied, monkeypatch):
             teachers.append((teacher, share, masks))
             super().__init__(task, teacher, share, masks)
 
-    monkeypatch.setattr(pipeline, "TaughtTask", Watched)
+    monkeypatch.setattr(fine_tuning_stage, "TaughtTask", Watched)
     run = copied("lm", compressed=False)
     compress_run(run, {"fine_tune_distillation_weight": 0.8})
     ((teacher, share, masks),) = teachers

@@ -38,11 +38,11 @@ def no_waiting(monkeypatch):
 STATE = {"loop": {"best_value": 0.1 + 0.2}, "machine": {"num_threads": 1}, "config": {}}
 
 
-def checkpoint(seed: int = 0, averaged: bool = True) -> Checkpoint:
+def checkpoint(seed: int = 0, ema: bool = True) -> Checkpoint:
     torch.manual_seed(seed)
     weights = {"a.weight": torch.randn(3, 4), "a.bias": torch.randn(3), "half": torch.randn(2).bfloat16()}
     moments = {"a.weight.exp_avg": torch.randn(3, 4), "a.weight.step": torch.tensor(7.0)}
-    return Checkpoint(STATE, weights, moments, {"a.bias": torch.randn(3)} if averaged else {})
+    return Checkpoint(STATE, weights, moments, {"a.bias": torch.randn(3)} if ema else {})
 
 
 def rewrite(path: Path, content: bytes) -> None:
@@ -51,9 +51,9 @@ def rewrite(path: Path, content: bytes) -> None:
     write_checksums(path.parent)
 
 
-@pytest.mark.parametrize("averaged", [True, False])
-def test_bit_for_bit(tmp_path, averaged):
-    saved = checkpoint(ema=averaged)
+@pytest.mark.parametrize("ema", [True, False])
+def test_bit_for_bit(tmp_path, ema):
+    saved = checkpoint(ema=ema)
     Checkpoints(tmp_path / "checkpoints", 2).save(saved, 12)
     loaded = Checkpoints(tmp_path / "checkpoints", 2).load_newest()
     assert loaded.state == {"format_version": FORMAT_VERSION, "step": 12, **STATE}
@@ -179,7 +179,7 @@ def test_a_state_that_is_none(tmp_path, content):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("part", ["weights", "moments", "averaged"])
+@pytest.mark.parametrize("part", ["weights", "optimizer_state", "ema"])
 def test_no_checkpoint_holds_a_number_that_is_not_finite(tmp_path, part, value):
     bad = checkpoint()
     name, tensor = next(iter(getattr(bad, part).items()))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from him.config import Config
-from him.workflows.train import resume, train
+from him.workflows.resume import resume
+from him.workflows.train import train
 from tests.small_runs import (
     assert_one_line,
     assert_same_run,

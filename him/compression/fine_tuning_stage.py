@@ -1,0 +1,55 @@
+"""The stage of fine-tuning: what pruning took is learned again, with the unpruned model as the teacher."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from him.compression.fine_tuning import fine_tuning_config
+from him.compression.pruning import nonzero_masks
+from him.compression.stages import Stages
+from him.runs.checkpoint import Checkpoints, load_weights, save_model
+from him.runs.folder import PRUNED
+from him.training.distillation import TaughtTask
+from him.training.trainer import Interrupted, Trainer
+
+
+def fine_tune(stages: Stages) -> dict[str, float]:
+    """Trains the pruned model with the trained one as its teacher, saves the best, and returns its metrics.
+
+    The usual trainer in a folder of its own, which goes on from its last checkpoint; the pruned model is its epoch 0.
+
+    Raises:
+        Interrupted: a signal ended it.
+    """
+    folder = stages.part.fine_tuning
+    task = stages.task_of(PRUNED)
+    steps_per_epoch = -(-task.examples_per_epoch // stages.config.batch_size)
+    config = fine_tuning_config(task.config, steps_per_epoch, stages.best_step)
+    if stages.target == stages.run.compressed:
+        config = dataclasses.replace(config, attention_dir=str(Path(config.attention_dir) / stages.run.name))
+    else:
+        config = dataclasses.replace(config, attention_examples=0)  # the amounts of a sweep would share one folder
+    student = stages.load(PRUNED)
+    masks = nonzero_masks(student) if config.pruning_method == "magnitude" else {}
+    taught = TaughtTask(task.with_config(config), stages.trained, config.fine_tune_distillation_weight, masks)
+    checkpoint = Checkpoints(folder.checkpoints, config.keep_checkpoints).load_newest()
+    if checkpoint is None:
+        folder.begin_anew()
+    torch.manual_seed(config.seed)
+    trainer = Trainer(taught, config, folder.path, stages.compute, student, checkpoint)
+    trainer.restore_best()
+    print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, distilled from the unpruned model", flush=True)
+    if trainer.state.best_value is None:
+        trainer.evaluate()
+    try:
+        trainer.fit()
+    except Interrupted as interrupted:
+        raise Interrupted(interrupted.signal, stages.run.path) from None
+    load_weights(student, folder.best)
+    metrics = stages.evaluate(taught, student)
+    state = trainer.state
+    if state.best_step == 0:
+        print(f"fine-tuning did not improve {task.best_metric}; the pruned weights are kept", flush=True)
+    save_model(folder.best, stages.as_saved(task.config), student, taught, {"step": state.best_step, **metrics})
+    return metrics
