@@ -43,7 +43,8 @@ from him.runs.checkpoint import Checkpoints, load_weights, save_model
 from him.runs.models import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage, stage_in
 from him.runs.records import MetricWriter
 from him.tasks.base import Task
-from him.training.distillation import TaughtTask, apply_masks
+from him.training.distillation import Distillation, objective_with_teacher
+from him.training.masks import WeightMasks
 from him.training.trainer import Interrupted, Trainer
 
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
@@ -215,7 +216,7 @@ class _Compression:
         if config.pruning_method == "magnitude":
             student, student_config = self.task.build_model(), config
             student.load_state_dict(trained.state_dict())
-            apply_masks(student, magnitude_masks(student, config.pruning_amount))
+            WeightMasks(magnitude_masks(student, config.pruning_amount)).apply(student)
         else:
             kept = choose_units(trained, self._importance(), config.pruning_amount)
             student_config = dataclasses.replace(
@@ -256,19 +257,19 @@ class _Compression:
         else:
             config = dataclasses.replace(config, attention_examples=0)  # the amounts of a sweep would share one folder
         student = load_stage(task, self.part / PRUNED, self.compute)
-        masks = {}
-        if self.config.pruning_method == "magnitude":
-            masks = nonzero_masks(student)
-        taught = TaughtTask(task.with_config(config), self.trained, config.fine_tune_distillation_weight, masks)
+        masks = WeightMasks(nonzero_masks(student) if self.config.pruning_method == "magnitude" else None)
+        tuned = task.with_config(config)
+        objective = objective_with_teacher(tuned, self.trained, config.fine_tune_distillation_weight, masks)
         checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         checkpoint = checkpoints.load_newest()
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)  # records from before a first checkpoint would be there twice
             folder.mkdir()
         torch.manual_seed(config.seed)
-        trainer = Trainer(taught, config, folder, self.compute, student, checkpoint)
+        trainer = Trainer(tuned, config, folder, self.compute, student, checkpoint, objective=objective)
         trainer.restore_best()
-        print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, taught by the unpruned model", flush=True)
+        how = "taught by the unpruned model" if isinstance(objective, Distillation) else "on the labels alone"
+        print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, {how}", flush=True)
         if trainer.state.best_value is None:
             trainer.evaluate()
         try:
@@ -276,11 +277,12 @@ class _Compression:
         except Interrupted as interrupted:
             raise Interrupted(interrupted.signal, self.run) from None
         load_weights(student, folder / "best")
-        metrics = taught.evaluate(student.eval(), self.compute, final=True).metrics
+        masks.apply(student)
+        metrics = self._evaluate(tuned, student)
         state = trainer.state
         if state.best_step == 0:
             print(f"fine-tuning did not improve {task.best_metric}; the pruned weights are kept", flush=True)
-        save_model(folder / "best", self._as_saved(task.config), student, taught, {"step": state.best_step, **metrics})
+        save_model(folder / "best", self._as_saved(task.config), student, tuned, {"step": state.best_step, **metrics})
         return metrics
 
     def _best_step(self) -> int:

@@ -33,6 +33,7 @@ from him.training.ema import ExponentialMovingAverage
 from him.training.gradients import Gradients
 from him.training.loop_state import LoopState, new_means
 from him.training.non_finite import all_finite, first_not_finite
+from him.training.objective import Objective
 from him.training.optimizers import build_optimizers
 from him.training.schedule import StepBudget, lr_at
 
@@ -70,6 +71,7 @@ class Trainer:
         model: to be trained, on its device.
         checkpoint: to go on from, or None.
         resumes: whether the run was begun before, and killed before its first checkpoint if there is none.
+        objective: the training loss; that of the task if none is given.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Trainer:
         model: nn.Module,
         checkpoint: Checkpoint | None = None,
         resumes: bool = False,
+        objective: Objective | None = None,
     ) -> None:
         self.task = task
         self.config = config
@@ -90,7 +93,8 @@ class Trainer:
         self.optimizers = build_optimizers(model, config)
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
-        self.gradients = Gradients(task, config, compute, model, self.say)
+        self.objective = Objective(task) if objective is None else objective
+        self.gradients = Gradients(task, self.objective, config, compute, model, self.say)
         self.state = LoopState()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -350,6 +354,7 @@ class Trainer:
         """
         with nullcontext() if self.ema is None else self.ema.swapped_into(self.model):
             with self.interruption.cutting_short():
+                self.objective.masks.apply(self.model)
                 evaluation = self.task.evaluate(self.model, self.compute)
                 examples = []
                 if draw_attention and self.config.attention_examples:
@@ -470,7 +475,7 @@ class Trainer:
                 "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
                 "machine": describe_environment(self.compute),
                 "config": self.config.to_dict(),
-                "data": self.task.train_digest,
+                "data": self.objective.data_digest(),
                 "validation": self.task.validation_digest,
             },
             weights=self.model.state_dict(),
@@ -506,7 +511,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         where = f"{self.folder}: the checkpoint"
-        if checkpoint.state.get("data") != self.task.train_digest:
+        if checkpoint.state.get("data") != self.objective.data_digest():
             raise CheckpointError(
                 f"{where} was made with other training data; restore the data, or start a new run with --init_from "
                 f"{self.folder}"

@@ -34,10 +34,10 @@ from him.runs.untrusted import check_files, check_places, check_writable
 from him.tasks import task_class
 from him.tasks.base import Task
 from him.text.tokenizer import parse_tokenizer
-from him.training.distillation import taught_by_run, teacher_folder
 from him.training.trainer import Interrupted, Trainer
 from him.workflows.initial_weights import load_bert
 from him.workflows.pretrain import begun_pretraining, pretrain
+from him.workflows.teacher import build_objective, teacher_folder
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
 MAY_CHANGE = frozenset(
@@ -96,7 +96,8 @@ def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
     folder = _run_folder(config)
     compute = choose_compute(config.device, config.precision, config.num_threads)
     keep_freed_memory()
-    task = prepare_task(config, compute)
+    task = prepare_task(config)
+    objective = build_objective(task, config, compute)
     torch.manual_seed(config.seed)
     model = task.build_model()
     _check_pruning(model, config)
@@ -104,7 +105,8 @@ def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
     _open_run(folder, config)
     with locked(folder), _naming(folder):
         pretrain(model, task, config, compute, folder)
-        return _run(Trainer(task, config, folder, compute, model.to(compute.device)), on_result)
+        trainer = Trainer(task, config, folder, compute, model.to(compute.device), objective=objective)
+        return _run(trainer, on_result)
 
 
 @_alone()
@@ -142,14 +144,16 @@ def _resume(folder: Path, changes: dict[str, Any], on_result: OnResult | None, a
     if (begun := checkpoint or begun_pretraining(folder)) is not None:
         _check_machine(folder, begun, config, compute, allow_inexact)
     keep_freed_memory()
-    task = prepare_task(config, compute, folder)
+    task = prepare_task(config, folder)
+    objective = build_objective(task, config, compute)
     torch.manual_seed(config.seed)
     model = task.build_model()
     _check_pruning(model, config)
     if checkpoint is None:
         _load_initial(model, config)
         pretrain(model, task, config, compute, folder)
-    trainer = Trainer(task, config, folder, compute, model.to(compute.device), checkpoint, resumes=True)
+    model.to(compute.device)
+    trainer = Trainer(task, config, folder, compute, model, checkpoint, resumes=True, objective=objective)
     if trainer.state.best_value is None and trainer.state.step >= trainer.max_steps:
         raise ConfigError(
             f"--resume {folder}: the run is at step {trainer.state.step} of {trainer.max_steps} without an evaluation; "
@@ -323,23 +327,21 @@ def _load_initial(model: nn.Module, config: Config) -> None:
         load(model, initial)
 
 
-def prepare_task(config: Config, compute: Compute, run: Path | None = None) -> Task:
-    """The task with its data, and with the teacher that the settings name.
+def prepare_task(config: Config, run: Path | None = None) -> Task:
+    """The task with its data.
 
     Args:
         config: with the task's defaults.
-        compute: where the teacher works.
         run: that is gone on with, or None for a new one.
 
     Raises:
-        HimError: a setting, the data or the teacher do not allow it.
+        HimError: a setting or the data do not allow it.
     """
     if config.pretrain_files and not config.pretrain_epochs:
         raise ConfigError("--pretrain_files without --pretrain_epochs: nothing would read them; name how many epochs")
     if run is None:
         check_names(config.pretrain_files)
-    task = task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
-    return taught_by_run(task, config, compute)
+    return task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
 
 
 def _tokenizer_folder(config: Config, run: Path | None) -> Path | None:
