@@ -10,7 +10,8 @@ from him.compression.pruning import nonzero_masks
 from him.compression.stages import Stages
 from him.runs.checkpoint import Checkpoints, load_weights, save_model
 from him.runs.folder import PRUNED
-from him.training.distillation import TaughtTask
+from him.training.distillation import Distillation, objective_with_teacher
+from him.training.masks import WeightMasks
 from him.training.trainer import Interrupted, Trainer
 
 
@@ -31,15 +32,17 @@ def fine_tune(stages: Stages) -> dict[str, float]:
     else:
         config = dataclasses.replace(config, attention_examples=0)  # the amounts of a sweep would share one folder
     student = stages.load(PRUNED)
-    masks = nonzero_masks(student) if config.pruning_method == "magnitude" else {}
-    taught = TaughtTask(task.with_config(config), stages.trained, config.fine_tune_distillation_weight, masks)
+    masks = WeightMasks(nonzero_masks(student) if config.pruning_method == "magnitude" else None)
+    tuned = task.with_config(config)
+    objective = objective_with_teacher(tuned, stages.trained, config.fine_tune_distillation_weight, masks)
     checkpoint = Checkpoints(folder.checkpoints, config.keep_checkpoints).load_newest()
     if checkpoint is None:
         folder.begin_anew()
     torch.manual_seed(config.seed)
-    trainer = Trainer(taught, config, folder.path, stages.compute, student, checkpoint)
+    trainer = Trainer(tuned, config, folder.path, stages.compute, student, checkpoint, objective=objective)
     trainer.restore_best()
-    print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, distilled from the unpruned model", flush=True)
+    how = "distilled from the unpruned model" if isinstance(objective, Distillation) else "on the labels alone"
+    print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, {how}", flush=True)
     if trainer.state.best_value is None:
         trainer.evaluate()
     try:
@@ -47,9 +50,10 @@ def fine_tune(stages: Stages) -> dict[str, float]:
     except Interrupted as interrupted:
         raise Interrupted(interrupted.signal, stages.run.path) from None
     load_weights(student, folder.best)
-    metrics = stages.evaluate(taught, student)
+    masks.apply(student)
+    metrics = stages.evaluate(tuned, student)
     state = trainer.state
     if state.best_step == 0:
         print(f"fine-tuning did not improve {task.best_metric}; the pruned weights are kept", flush=True)
-    save_model(folder.best, stages.as_saved(task.config), student, taught, {"step": state.best_step, **metrics})
+    save_model(folder.best, stages.as_saved(task.config), student, tuned, {"step": state.best_step, **metrics})
     return metrics

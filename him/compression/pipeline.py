@@ -109,8 +109,7 @@ def finished_report(
 ) -> dict[str, Any] | None:
     """The report that is there for this model, these settings, these data and this machine, or None."""
     report = report_of(run, target)
-    own = task.with_config(config)  # as it is written: a task that `--teacher` teaches hands on what it learns from
-    return report if report and report["settings"] == _settings(run, config, own, compute) else None
+    return report if report and report["settings"] == _settings(run, config, task, compute) else None
 
 
 def report_of(run: RunFolder, target: CompressionFolder | None = None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from him.compression.stages import Stages
 from him.data.batching import epoch_batches
 from him.runs.checkpoint import save_model
 from him.runs.folder import PRUNED
-from him.training.distillation import apply_masks
+from him.training.masks import WeightMasks
 
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
 ROWS = 16  # of them at a time; what is summed up does not depend on it
@@ -21,7 +21,7 @@ def prune(stages: Stages) -> dict[str, float]:
     if config.pruning_method == "magnitude":
         student, student_config = stages.task.build_model(), config
         student.load_state_dict(trained.state_dict())
-        apply_masks(student, magnitude_masks(student, config.pruning_amount))
+        WeightMasks(magnitude_masks(student, config.pruning_amount)).apply(student)
     else:
         kept = choose_units(trained, _importance(stages), config.pruning_amount)
         student_config = dataclasses.replace(

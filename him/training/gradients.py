@@ -14,6 +14,7 @@ from him.data.batching import bucket_length
 from him.metrics.running import RunningMean
 from him.tasks.base import Task
 from him.training.non_finite import find_non_finite_source
+from him.training.objective import Objective
 
 CPU_TOKENS = 6144  # 2,080 MB -> 1,360 MB for batches of 32 SQuAD windows, at the same speed
 
@@ -31,15 +32,23 @@ class Gradients:
 
     Args:
         task: with its training data.
+        objective: the loss of a batch.
         config, compute: how a pass is made.
         model: whose gradients are added up.
         say: prints a line.
     """
 
     def __init__(
-        self, task: Task, config: Config, compute: Compute, model: nn.Module, say: Callable[[str], None]
+        self,
+        task: Task,
+        objective: Objective,
+        config: Config,
+        compute: Compute,
+        model: nn.Module,
+        say: Callable[[str], None],
     ) -> None:
         self.task = task
+        self.objective = objective
         self.config = config
         self.compute = compute
         self.model = model
@@ -82,7 +91,7 @@ class Gradients:
         num_targets = sum(self.task.num_targets(batch) for batch in batches)
         for batch in batches:
             with self.compute.autocast():
-                sums = self.task.loss(self.model, self.compute.to_device(batch))
+                sums = self.objective(self.model, self.compute.to_device(batch))
             (sums.loss / num_targets).backward()
             loss.add(float(sums.loss.detach()), sums.num_targets)
             accuracy.add(float(sums.num_correct), sums.num_targets)
@@ -140,7 +149,7 @@ class Gradients:
 
         def forward(batch: dict[str, Tensor]) -> None:
             with self.compute.autocast():
-                self.task.loss(self.model, batch)
+                self.objective(self.model, batch)
 
         parts = [(self.task.places(part), batch) for part, batch in zip(micro_batches, batches, strict=True)]
         gradients = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}

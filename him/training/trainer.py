@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,13 @@ from him.runs.checkpoint import (
 from him.runs.environment import describe_environment
 from him.runs.records import MetricWriter
 from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
+from him.training.ema import ExponentialMovingAverage
 from him.training.gradients import Gradients
 from him.training.loop_state import LoopState, new_means
 from him.training.non_finite import all_finite, first_not_finite
-from him.training.optimizers import ExponentialMovingAverage, build_optimizers, lr_at
+from him.training.objective import Objective
+from him.training.optimizers import build_optimizers
+from him.training.schedule import StepBudget, lr_at
 
 LOG_EVERY_STEPS = 10
 MOST_REFUSED_IN_A_ROW = 5
@@ -68,6 +71,7 @@ class Trainer:
         model: to be trained, on its device.
         checkpoint: to go on from, or None.
         resumes: whether the run was begun before, and killed before its first checkpoint if there is none.
+        objective: the training loss; that of the task if none is given.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Trainer:
         model: nn.Module,
         checkpoint: Checkpoint | None = None,
         resumes: bool = False,
+        objective: Objective | None = None,
     ) -> None:
         self.task = task
         self.config = config
@@ -88,15 +93,17 @@ class Trainer:
         self.optimizers = build_optimizers(model, config)
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
-        self.gradients = Gradients(task, config, compute, model, self.say)
+        self.objective = Objective(task) if objective is None else objective
+        self.gradients = Gradients(task, self.objective, config, compute, model, self.say)
         self.state = LoopState()
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.steps_per_epoch = math.ceil(task.examples_per_epoch / config.batch_size)
-        self.max_steps = config.num_epochs * self.steps_per_epoch
-        if config.max_steps is not None:
-            self.max_steps = min(self.max_steps, config.max_steps)
-        self.num_epochs = math.ceil(self.max_steps / self.steps_per_epoch)
+        budget = StepBudget.of(task.examples_per_epoch, config)
+        self.steps_per_epoch, self.max_steps, self.num_epochs = (
+            budget.steps_per_epoch,
+            budget.max_steps,
+            budget.num_epochs,
+        )
         self.writer = MetricWriter(folder, resumed_step=self.state.step if checkpoint or resumes else None)
         self.interruption = SignalListener()
         self.batches: list[np.ndarray] = []
@@ -342,17 +349,14 @@ class Trainer:
         Raises:
             Stopped: a signal came; nothing was recorded or saved.
         """
-        before = self.ema.swap(self.model) if self.ema is not None else None
-        try:
+        with nullcontext() if self.ema is None else self.ema.swapped_into(self.model):
             with self.interruption.cutting_short():
+                self.objective.masks.apply(self.model)
                 evaluation = self.task.evaluate(self.model, self.compute)
                 examples = []
                 if draw_attention and self.config.attention_examples:
                     examples = self.task.attention_examples(self.model, self.compute, self.config.attention_examples)
             self._record(evaluation, examples)
-        finally:
-            if before is not None:
-                self.model.load_state_dict(before)
         return evaluation
 
     def _record(self, evaluation: Evaluation, examples: list[AttentionExample]) -> None:
@@ -468,7 +472,7 @@ class Trainer:
                 "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
                 "machine": describe_environment(self.compute),
                 "config": self.config.to_dict(),
-                "data": self.task.train_digest,
+                "data": self.objective.data_digest(),
                 "validation": self.task.validation_digest,
             },
             weights=self.model.state_dict(),
@@ -504,7 +508,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         where = f"{self.folder}: the checkpoint"
-        if checkpoint.state.get("data") != self.task.train_digest:
+        if checkpoint.state.get("data") != self.objective.data_digest():
             raise CheckpointError(
                 f"{where} was made with other training data; restore the data, or start a new run with --init_from "
                 f"{self.folder}"

@@ -1,4 +1,4 @@
-"""What is there before the first step: the task with its data, its tokenizer and its teacher."""
+"""What is there before the first step: the task with its data and its tokenizer."""
 
 from pathlib import Path
 
@@ -6,34 +6,31 @@ from torch import nn
 
 from him.compression.pruning import check_amount
 from him.config import Config
-from him.core.compute import Compute
 from him.core.errors import CheckpointError, ConfigError
 from him.data.unlabelled import check_names
 from him.runs.folder import ModelFolder, RunFolder
 from him.tasks import task_class
 from him.tasks.base import Task
 from him.text.tokenizer import parse_tokenizer
-from him.training.distillation import taught_by_run, teacher_folder
 from him.workflows.initial_weights import initial_folder
+from him.workflows.teacher import teacher_folder
 
 
-def prepare_task(config: Config, compute: Compute, run: RunFolder | None = None) -> Task:
-    """The task with its data, and with the teacher that the settings name.
+def prepare_task(config: Config, run: RunFolder | None = None) -> Task:
+    """The task with its data.
 
     Args:
         config: with the task's defaults.
-        compute: where the teacher works.
         run: that is gone on with, or None for a new one.
 
     Raises:
-        HimError: a setting, the data or the teacher do not allow it.
+        HimError: a setting or the data do not allow it.
     """
     if config.pretrain_files and not config.pretrain_epochs:
         raise ConfigError("--pretrain_files without --pretrain_epochs: nothing would read them; name how many epochs")
     if run is None:
         check_names(config.pretrain_files)
-    task = task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
-    return taught_by_run(task, config, compute)
+    return task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
 
 
 def _tokenizer_folder(config: Config, run: RunFolder | None) -> Path | None:

@@ -22,6 +22,7 @@ from him.workflows.initial_weights import load_initial
 from him.workflows.prepare import check_pruning, prepare_task
 from him.workflows.pretrain import begun_pretraining, pretrain
 from him.workflows.process import alone, naming
+from him.workflows.teacher import build_objective
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
 MAY_CHANGE = frozenset(
@@ -69,14 +70,16 @@ def _resume(run: RunFolder, changes: dict[str, Any], on_result: OnResult | None,
     if (begun := checkpoint or begun_pretraining(run)) is not None:
         _check_environment(run, begun, config, compute, allow_inexact)
     keep_freed_memory()
-    task = prepare_task(config, compute, run)
+    task = prepare_task(config, run)
+    objective = build_objective(task, config, compute)
     torch.manual_seed(config.seed)
     model = task.build_model()
     check_pruning(model, config)
     if checkpoint is None:
         load_initial(model, config)
         pretrain(model, task, config, compute, run)
-    trainer = Trainer(task, config, run.path, compute, model.to(compute.device), checkpoint, resumes=True)
+    model.to(compute.device)
+    trainer = Trainer(task, config, run.path, compute, model, checkpoint, resumes=True, objective=objective)
     if trainer.state.best_value is None and trainer.state.step >= trainer.max_steps:
         raise ConfigError(
             f"--resume {run}: the run is at step {trainer.state.step} of {trainer.max_steps} without an evaluation; "

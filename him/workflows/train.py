@@ -15,6 +15,7 @@ from him.workflows.initial_weights import load_initial
 from him.workflows.prepare import check_pruning, prepare_task
 from him.workflows.pretrain import pretrain
 from him.workflows.process import alone, naming
+from him.workflows.teacher import build_objective
 
 
 @alone()
@@ -41,7 +42,8 @@ def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
     folder = RunFolder.for_new_run(config)
     compute = choose_compute(config.device, config.precision, config.num_threads)
     keep_freed_memory()
-    task = prepare_task(config, compute)
+    task = prepare_task(config)
+    objective = build_objective(task, config, compute)
     torch.manual_seed(config.seed)
     model = task.build_model()
     check_pruning(model, config)
@@ -49,4 +51,5 @@ def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
     folder.create(config)
     with folder.locked(), naming(folder):
         pretrain(model, task, config, compute, folder)
-        return train_to_the_end(Trainer(task, config, folder.path, compute, model.to(compute.device)), on_result)
+        trainer = Trainer(task, config, folder.path, compute, model.to(compute.device), objective=objective)
+        return train_to_the_end(trainer, on_result)

@@ -18,6 +18,7 @@ from him.runs.environment import describe_environment, differences
 from him.runs.folder import STAGES, TRAINED, RunFolder
 from him.training.trainer import Trainer
 from him.workflows.prepare import prepare_task
+from him.workflows.teacher import build_objective
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,12 @@ def replay(run: Path) -> Finding:
     compute = choose_compute(config.device, config.precision, config.num_threads)
     if different := differences(newest.state["machine"], describe_environment(compute)):
         return Finding(what, True, f"left out: another machine than that of the run ({', '.join(different)})")
-    task = prepare_task(config, compute, folder)
+    task = prepare_task(config, folder)
+    objective = build_objective(task, config, compute)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            trainer = Trainer(task, config, Path(scratch), compute, task.build_model().to(compute.device), before)
+            model = task.build_model().to(compute.device)
+            trainer = Trainer(task, config, Path(scratch), compute, model, before, objective=objective)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(scratch, str(run))) from None
         trainer.fit(until=newest.step)

@@ -12,7 +12,9 @@ from him.compression.fine_tuning import fine_tuning_config
 from him.compression.pruning import magnitude_masks
 from him.config import Config
 from him.tasks import task_class
-from him.training.distillation import TaughtTask, apply_masks
+from him.training.distillation import Distillation, objective_with_teacher
+from him.training.masks import WeightMasks
+from him.training.objective import Objective
 from him.workflows.compress import compress_run
 from tests.compression.tiny import IN_FP32, TASKS, compressed_run, loaded, new_model, random_batch, stage_of, tensors_of
 from tests.small_runs import records
@@ -81,7 +83,7 @@ def test_the_teacher_has_its_share(task_type, share):
     batch = random_batch(task)
 
     def loss(of_teacher):
-        return TaughtTask(task, teacher, of_teacher, {}).loss(student, batch)
+        return Distillation(task, teacher, of_teacher)(student, batch)
 
     alone, taught, mixed = task.loss(student, batch), loss(1.0), loss(share)
     values = [each.loss.item() for each in (alone, taught, mixed)]
@@ -96,7 +98,7 @@ def test_the_teacher_has_its_share(task_type, share):
 @EVERY_TASK
 def test_a_perfect_student_has_nothing_to_learn(task_type):
     task, model = new_model(task_type)
-    loss = TaughtTask(task, model, 1.0, {}).loss(model, random_batch(task)).loss
+    loss = Distillation(task, model, 1.0)(model, random_batch(task)).loss
     assert abs(loss.item()) < 1e-3
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -107,11 +109,11 @@ def test_a_perfect_student_has_nothing_to_learn(task_type):
 def test_learning_from_the_teacher_alone_brings_the_student_near(task_type):
     """30 steps on one batch: the divergence falls to a half at most."""
     task, student = new_model(task_type)
-    taught = TaughtTask(task, loaded(task_type, "trained")[1], 1.0, {})
+    objective = Distillation(task, loaded(task_type, "trained")[1], 1.0)
     batch, optimizer = random_batch(task), torch.optim.AdamW(student.parameters(), 3e-3)
     losses = []
     for _ in range(30):
-        loss = taught.loss(student, batch).loss
+        loss = objective(student, batch).loss
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
@@ -119,28 +121,20 @@ def test_learning_from_the_teacher_alone_brings_the_student_near(task_type):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_everything_else_is_the_task_s_own():
-    task, model = new_model("lm")
-    taught = TaughtTask(task, model, 0.5, {})
-    assert (taught.best_metric, taught.name, taught.config) == (task.best_metric, "lm", task.config)
-    with pytest.raises(AttributeError, match="no_such_thing"):
-        taught.no_such_thing  # noqa: B018
-
-
 # -- zeros -------------------------------------------------------------------------------------------------------------
 
 
-def test_masks_are_applied_before_each_loss():
+@pytest.mark.parametrize("make", [Objective, lambda task, masks: Distillation(task, new_model("lm")[1], 0.5, masks)])
+def test_masks_are_applied_before_each_loss(make):
+    """Also before one that a teacher has a part in."""
     task, model = new_model("lm")
     masks = magnitude_masks(model, 0.4)
-    taught = TaughtTask(task, model, 0.0, masks)
-    taught.loss(model, random_batch(task))
+    make(task, WeightMasks(masks))(model, random_batch(task))
     weights = dict(model.named_parameters())
     for name, mask in masks.items():
         assert (weights[name][~mask] == 0).all() and (weights[name][mask] != 0).all()
     others = [weight for name, weight in weights.items() if name not in masks]
-    apply_masks(model, masks)
-    assert all((weight != 0).any() for weight in others)
+    assert others and all((weight != 0).any() for weight in others)
 
 
 @pytest.mark.parametrize(
@@ -211,18 +205,17 @@ def test_its_attention_is_drawn():
 
 
 def test_the_teacher_is_the_unpruned_model(copied, monkeypatch):
-    teachers = []
+    given = []
 
-    class Watched(TaughtTask):
-        def __init__(self, task, teacher, share, masks):
-            teachers.append((teacher, share, masks))
-            super().__init__(task, teacher, share, masks)
+    def watched(task, teacher, weight, masks):
+        given.append((teacher, weight, masks))
+        return objective_with_teacher(task, teacher, weight, masks)
 
-    monkeypatch.setattr(fine_tuning_stage, "TaughtTask", Watched)
+    monkeypatch.setattr(fine_tuning_stage, "objective_with_teacher", watched)
     run = copied("lm", compressed=False)
     compress_run(run, {"fine_tune_distillation_weight": 0.8})
-    ((teacher, share, masks),) = teachers
-    assert (share, masks, teacher.training) == (0.8, {}, False)
+    ((teacher, weight, masks),) = given
+    assert (weight, masks.masks, teacher.training) == (0.8, {}, False)
     task, trained = loaded("lm", "trained", IN_FP32)
     for name, tensor in teacher.state_dict().items():
         assert torch.equal(tensor, trained.state_dict()[name]), name

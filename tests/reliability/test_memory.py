@@ -21,6 +21,7 @@ from him.tasks import task_class
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training import gradients
 from him.training import trainer as training
+from him.training.objective import Objective
 from him.training.trainer import Trainer
 from tests.small_runs import assert_one_line, call_main, exact_records, flags, small_settings, writing_settings
 
@@ -243,7 +244,7 @@ def test_a_checkpoint_remembers_it(prepared, task_type, tmp_path, every_step, ca
 def test_what_fits_for_the_longest_fits_for_all(prepared):
     """Rows are padded: of a slightly shorter batch no more rows may go into a pass."""
     task = copy.copy(prepared["squad"])
-    trainer = training.Gradients(task, task.config, CPU, task.build_model(), lambda line: None)
+    trainer = training.Gradients(task, Objective(task), task.config, CPU, task.build_model(), lambda line: None)
     trainer.most_tokens = 4 * 96
     for length in sorted(set(task.train_lengths.tolist())):
         examples = (task.train_lengths == length).nonzero()[0]

@@ -28,7 +28,7 @@ from him.runs.checkpoint import load_tensors
 from him.tasks import task_class
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training import trainer as training
-from him.training.optimizers import lr_at
+from him.training.schedule import lr_at
 from him.training.trainer import Trainer
 from him.workflows.resume import resume
 from him.workflows.train import train

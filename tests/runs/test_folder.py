@@ -18,7 +18,6 @@ NAMES = frozenset(
 KNOWN = {
     ("him/config/config.py", "best"),
     ("him/config/config.py", "config.json"),
-    ("him/training/distillation.py", "config.json"),
     ("him/training/trainer.py", "best"),
     ("him/training/trainer.py", "checkpoints"),
 }

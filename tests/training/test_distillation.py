@@ -7,9 +7,20 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from him.config import Config
+from him.core.compute import Compute
+from him.core.errors import ConfigError
+from him.data.cache import content_digest
+from him.runs.checkpoint import Checkpoints
+from him.tasks.base import LossSums
+from him.training.distillation import Distillation, DistillationTask, objective_with_teacher
+from him.training.masks import WeightMasks
+from him.training.objective import Objective
 from him.workflows.resume import resume
+from him.workflows.teacher import build_objective
 from him.workflows.train import train
 from tests.small_runs import (
     assert_one_line,
@@ -24,6 +35,7 @@ from tests.small_runs import (
     tree,
 )
 
+CPU = Compute(torch.device("cpu"), bf16=False)
 STUDENT = {"embed_dim": 16, "batch_size": 16, "num_epochs": 2, "vocab_size": 300, "save_every_steps": 4}
 
 
@@ -123,3 +135,60 @@ def test_a_teacher_of_another_tokenizer_than_the_beginning(settings, tmp_path):
     arguments = {name: value for name, value in settings.items() if name not in STUDENT}
     finished = call_main(*flags({**arguments, "init_from": first, "run_name": "no"}))
     assert_one_line(finished, "has another tokenizer than --init_from", "use models with the same one")
+
+
+# -- the objective -----------------------------------------------------------------------------------------------------
+
+
+class LabelTask:
+    """Its loss is the sum of the weights; it knows no teacher."""
+
+    name, train_digest = "labels", "data"
+
+    def loss(self, model, batch):
+        return LossSums(model.weight.sum(), 1, torch.tensor(0))
+
+
+class TaughtByHand(LabelTask):
+    def distillation_loss(self, model, teacher, batch, share):
+        return LossSums((1 - share) * model.weight.sum() + share * teacher.weight.sum(), 1, torch.tensor(0))
+
+
+def linear(weights) -> nn.Linear:
+    model = nn.Linear(len(weights), 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([weights]))
+    return model
+
+
+def test_a_task_without_distillation_learns_from_its_labels_alone():
+    assert not isinstance(LabelTask(), DistillationTask)
+    objective = objective_with_teacher(LabelTask(), linear([1.0, 2.0]), 0.5, WeightMasks({}))
+    assert type(objective) is Objective
+    assert objective(linear([3.0, 5.0]), {}).loss.item() == 8.0
+    assert (objective.digest, objective.data_digest()) == ("", "data")
+
+
+def test_the_teacher_s_weight_and_its_digest():
+    """The digest of what is learned from names the teacher also where it has no weight."""
+    teacher, student = linear([1.0, 2.0]), linear([3.0, 5.0])
+    digest = content_digest(teacher.weight.detach().numpy())
+    for weight, loss in ((0.0, 8.0), (0.25, 0.75 * 8 + 0.25 * 3), (1.0, 3.0)):
+        objective = objective_with_teacher(TaughtByHand(), teacher, weight)
+        assert type(objective) is Distillation
+        assert objective(student, {}).loss.item() == loss
+        assert objective.data_digest() == f"data-{digest}"
+
+
+def test_a_teacher_for_a_task_that_cannot_learn_from_one_is_refused(settings):
+    with pytest.raises(ConfigError, match="labels has no distillation loss; leave the flag out"):
+        build_objective(LabelTask(), Config(**settings), CPU)
+
+
+def test_a_student_s_checkpoint_names_data_and_teacher(settings):
+    """As it always did: an old run goes on with its teacher."""
+    run = Path(train(Config(**settings, run_name="named"))["run"])
+    data, teacher = Checkpoints(run / "checkpoints", 1).load_newest().state["data"].split("-")
+    of_teacher = trained_run()[1]
+    assert data == Checkpoints(of_teacher / "checkpoints", 1).load_newest().state["data"]
+    assert teacher

@@ -15,6 +15,7 @@ from him.core.errors import HimError
 from him.tasks.base import LossSums
 from him.training import gradients as gradients_module
 from him.training.gradients import Gradients, step_seed
+from him.training.objective import Objective
 from tests.small_runs import new_trainer, small_settings
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -61,7 +62,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(settings, tmp_path, 
 )
 def test_long_batches_are_cut(given, longest, expected):
     task = SimpleNamespace(train_lengths=np.array([10] * 7 + [longest]))
-    gradients = Gradients(task, Config(batch_size=8, **given), CPU, nn.Linear(2, 1), str)
+    gradients = Gradients(task, Objective(task), Config(batch_size=8, **given), CPU, nn.Linear(2, 1), str)
     assert gradients.micro_batch_size(np.arange(8)) == expected
 
 
@@ -71,7 +72,9 @@ def test_long_batches_are_cut(given, longest, expected):
 def test_padding_counts_where_memory_ran_out(most_tokens, longest, expected):
     """Rows are padded to a multiple of 32."""
     task = SimpleNamespace(train_lengths=np.array([9] * 7 + [longest]))
-    gradients = Gradients(task, Config(batch_size=8, max_seq_len=64, doc_stride=16), CPU, nn.Linear(2, 1), str)
+    gradients = Gradients(
+        task, Objective(task), Config(batch_size=8, max_seq_len=64, doc_stride=16), CPU, nn.Linear(2, 1), str
+    )
     gradients.most_tokens = most_tokens
     assert gradients.micro_batch_size(np.arange(8)) == expected
 
@@ -126,7 +129,9 @@ def toy(task: Any, model: nn.Module | None = None) -> tuple[Gradients, list[str]
     torch.manual_seed(0)
     said: list[str] = []
     model = nn.Linear(2, 1) if model is None else model
-    return Gradients(task, Config(batch_size=8, max_seq_len=32, doc_stride=16), CPU, model, said.append), said
+    return Gradients(
+        task, Objective(task), Config(batch_size=8, max_seq_len=32, doc_stride=16), CPU, model, said.append
+    ), said
 
 
 def gradients_of(gradients: Gradients) -> Tensor:

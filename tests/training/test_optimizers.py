@@ -1,6 +1,6 @@
-"""Learning rate, decay groups and EMA weights against numbers worked out by hand."""
+"""Decay groups and updates against numbers worked out by hand; what a second process goes on from."""
 
-from math import cos, pi, sqrt
+import dataclasses
 
 import pytest
 import torch
@@ -9,63 +9,8 @@ from torch import nn
 from him.config import Config
 from him.model.encoder import Encoder
 from him.runs.checkpoint import optimizer_tensors, restore_optimizers
-from him.training.optimizers import ExponentialMovingAverage, build_optimizers, lr_at
-
-STEPS = 10
-
-
-def rates(schedule: str, warmup_ratio: float = 0.2, reductions: int = 0) -> list[float]:
-    config = Config(learning_rate=0.5, warmup_ratio=warmup_ratio, schedule=schedule)
-    return [lr_at(step, config, STEPS, reductions) for step in range(STEPS)]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "after_warmup"),
-    [
-        (
-            "cosine",
-            [
-                0.5,
-                0.25 * (1 + cos(pi / 8)),
-                0.25 * (1 + sqrt(2) / 2),
-                0.25 * (1 + cos(3 * pi / 8)),
-                0.25,
-                0.25 * (1 - cos(3 * pi / 8)),
-                0.25 * (1 - sqrt(2) / 2),
-                0.25 * (1 - cos(pi / 8)),
-            ],
-        ),
-        ("linear", [8 / 16, 7 / 16, 6 / 16, 5 / 16, 4 / 16, 3 / 16, 2 / 16, 1 / 16]),
-        ("constant", [0.5] * 8),
-        ("plateau", [0.5] * 8),
-    ],
-)
-def test_rate_of_every_step(schedule, after_warmup):
-    assert rates(schedule) == pytest.approx([0.25, 0.5, *after_warmup], rel=1e-12)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "plateau"])
-@pytest.mark.parametrize("warmup_ratio", [0.0, 0.01, 0.2, 0.95])
-def test_no_update_is_lost(schedule, warmup_ratio):
-    """A rate of 0 at the first or at the last step would make an update that changes nothing."""
-    found = rates(schedule, warmup_ratio)
-    assert min(found) > 0.0
-    assert max(found) == 0.5
-    if warmup_ratio == 0.0:
-        assert found[0] == 0.5
-
-
-@pytest.mark.parametrize(("reductions", "rate"), [(0, 0.5), (1, 0.25), (3, 0.0625)])
-def test_plateau_halves_after_the_warmup_only(reductions, rate):
-    assert rates("plateau", reductions=reductions) == [0.25, 0.5] + [rate] * 8
-
-
-def test_reductions_belong_to_plateau_alone():
-    assert rates("cosine", reductions=2) == rates("cosine")
-
-
-def test_a_run_of_one_step_has_a_rate():
-    assert lr_at(0, Config(learning_rate=0.5), max_steps=1) == 0.5
+from him.training.optimizers import BUILDERS, build_optimizers, decay_groups
+from him.training.schedule import lr_at
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -167,7 +112,7 @@ def test_one_schedule_serves_both_optimizers():
     (group,) = muon.param_groups
     assert group["lr_ratio"] == pytest.approx(5.0, rel=1e-12)
     assert group["lr"] == 0.05
-    assert group["lr_ratio"] * lr_at(2, config, STEPS) == pytest.approx(0.05 * lr_at(2, config, STEPS) / 0.01)
+    assert group["lr_ratio"] * lr_at(2, config, 10) == pytest.approx(0.05 * lr_at(2, config, 10) / 0.01)
 
 
 def test_muon_makes_updates_orthogonal():
@@ -231,28 +176,22 @@ def test_muon_without_layers_is_adamw():
     assert type(optimizer) is torch.optim.AdamW
 
 
-# --- EMA weights -------------------------------------------------------------------------------------------------
+# --- another optimizer ------------------------------------------------------------------------------------------------
 
 
-def test_average_by_hand():
-    """The decay is min(0.15, (1 + n) / (10 + n)): 1/10, then 2/11 = 0.18 is above 0.15."""
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(model.weight, 10.0)
-    averaged = ExponentialMovingAverage(model, decay=0.15)
-    for num_updates, weight, average in ((0, 20.0, 19.0), (1, 40.0, 0.15 * 19.0 + 0.85 * 40.0)):
-        nn.init.constant_(model.weight, weight)
-        averaged.update(model, num_updates)
-        assert averaged.weights["weight"].item() == pytest.approx(average, rel=1e-6)
-    assert model.weight.item() == 40.0
+def test_each_choice_has_its_builder():
+    """To add an optimizer is to add a choice and a builder."""
+    (optimizer,) = (each for each in dataclasses.fields(Config) if each.name == "optimizer")
+    assert tuple(optimizer.metadata["choices"]) == tuple(BUILDERS)
 
 
-def test_swap_and_back():
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(model.weight, 3.0)
-    averaged = ExponentialMovingAverage(model, decay=0.9)
-    nn.init.constant_(model.weight, 5.0)
-    before = averaged.swap(model)
-    assert model.weight.item() == 3.0
-    model.load_state_dict(before)
-    assert model.weight.item() == 5.0
-    assert averaged.weights["weight"].item() == 3.0
+def test_a_builder_is_all_that_another_optimizer_needs(monkeypatch):
+    def nadam(parameters, config):
+        return [torch.optim.NAdam(decay_groups(parameters, config), lr=config.learning_rate)]
+
+    monkeypatch.setitem(BUILDERS, "adamw", nadam)
+    model = writer()
+    (optimizer,) = build_optimizers(model, Config(learning_rate=0.125, weight_decay=0.25))
+    assert type(optimizer) is torch.optim.NAdam
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.125, 0.25), (0.125, 0.0)]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))

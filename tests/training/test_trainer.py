@@ -19,7 +19,7 @@ from him.core.compute import Compute
 from him.core.errors import CheckpointError, HimError
 from him.runs.checkpoint import Checkpoints, load_tensors
 from him.tasks.base import Evaluation, LossSums, Task
-from him.training.optimizers import lr_at
+from him.training.schedule import lr_at
 from him.training.trainer import RolledBack, Trainer
 from tests.small_runs import new_trainer, records, scalar_series, small_settings
 
