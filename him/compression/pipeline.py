@@ -30,7 +30,7 @@ from him.compression.pruning import (
     taylor_importance,
 )
 from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
-from him.compression.report import judge, report_table, summary_line
+from him.compression.report import judge, not_faster_line, report_table, summary_line
 from him.config import Config
 from him.config.options.shared import CompressionOptions
 from him.core.compute import Compute
@@ -308,7 +308,10 @@ class _Compression:
         judge(stages)
         metric = self.task.best_metric
         report = {"settings": self.progress["settings"], "metric": metric, "stages": stages}
-        report["table"], report["summary"] = report_table(stages, metric), summary_line(stages, metric)
+        reason = backend_note(find_backend(self.compute.device), self.compute.bf16, self.compute.device)
+        lines = (report_table(stages, metric), not_faster_line(stages, reason))
+        report["table"] = "\n".join(line for line in lines if line is not None)
+        report["summary"] = summary_line(stages, metric)
         write_json(self.part / REPORT, report)
         picture = draw_report(stages, metric)
         (self.part / "report.png").write_bytes(as_png(picture))

@@ -31,12 +31,17 @@ DESCRIPTION = "quantization.json"
 FORMAT_VERSION = 1
 SCHEME = "int8, symmetric, a scale for each row; activations are rounded to 8 bits as they come"
 # On CPUs with units for bf16 the products of int8 are not worth the rounding of the activations, which takes longer
-# than the product (12,288 x 256 x 512: 2.4 ms, in bf16 1.4), but where the output is WIDE times as wide as the input.
+# than the product (12,288 x 256 x 512: 2.4 ms, in bf16 1.4), but where the output is WIDE times as wide as the input
+# and the layer has WIDE_WEIGHTS, as an output layer has (384 rows, one thread of a Zen 4: 256 -> 8,192 13 ms, in bf16
+# 27; 64 -> 2,048 0.42 ms, in bf16 0.55). What pruning leaves of an encoder may be as wide, but is small (32 -> 256
+# 0.09 ms, in bf16 0.06). It is a rule because the kernels round differently: if times chose, metrics would vary.
 # Up to FEW_ROWS, as when text is written token by token, a kernel of its own reads int8 weights in a third of the time.
 WIDE = 8
+WIDE_WEIGHTS = 2**17
 FEW_ROWS = 8
 WHOLE_VECTORS = 32  # input channels have to be a multiple: that kernel reads past the end of other rows
 LARGEST = 127
+OFFSET = 128  # of activations: CPUs without AMX multiply unsigned by signed bytes, and signed ones 500 times slower
 LEAST_RANGE = 1e-8  # of activations, so that a tensor of zeros has a scale
 
 
@@ -92,7 +97,7 @@ class Int8Weight(nn.Module):
                 weight = torch._make_per_channel_quantized_tensor(self.weight, self.scale, zeros_N, 0)
             self._packed = torch.ops.quantized.linear_prepack(weight, bias_N)
             return
-        if num_rows >= WIDE * num_columns:
+        if is_faster_in_int8(num_rows, num_columns):
             self._packed_for_bf16 = torch.ops.onednn.qlinear_prepack(self.weight, None)
             self._zeros_N = zeros_N.int()
         else:
@@ -107,7 +112,7 @@ class Int8Weight(nn.Module):
         if self._packed_for_bf16 is not None:
             return self._product_in_bf16(x.bfloat16(), bias_N).to(x.dtype)
         assert self._packed is not None, "pack first"
-        found = torch.ops.quantized.linear_dynamic(x.float(), self._packed, reduce_range=not _has_vnni())
+        found = torch.ops.quantized.linear_dynamic(x.float(), self._packed, reduce_range=_overflows())
         return found.to(x.dtype)
 
     def _product_of_few_rows(self, x: Tensor, bias_N: Tensor | None) -> Tensor:
@@ -117,12 +122,12 @@ class Int8Weight(nn.Module):
         return found if bias_N is None else found.add_(bias_N)
 
     def _product_in_bf16(self, x: Tensor, bias_N: Tensor | None) -> Tensor:
-        """Of int8 activations, symmetric around 0, from bf16 to bf16."""
+        """Of 8-bit activations, symmetric around 0 (stored with `OFFSET` added), from bf16 to bf16."""
         low, high = torch.aminmax(x)
         scale = max(-float(low), float(high), LEAST_RANGE) / LARGEST
-        rounded = (x * (1.0 / scale)).round_().to(torch.int8)
+        rounded = (x * (1.0 / scale)).round_().add_(OFFSET).to(torch.uint8)
         kernel = torch.ops.onednn.qlinear_pointwise
-        of_input, of_weight = (scale, 0), (self._packed_for_bf16, self.scale, self._zeros_N)
+        of_input, of_weight = (scale, OFFSET), (self._packed_for_bf16, self.scale, self._zeros_N)
         return kernel(rounded, *of_input, *of_weight, bias_N, 1.0, 0, torch.bfloat16, "none", [], "")
 
 
@@ -237,7 +242,21 @@ def check_description(folder: Path) -> None:
         )
 
 
+def is_faster_in_int8(num_rows: int, num_columns: int) -> bool:
+    """Whether a matrix (N, K) is multiplied in int8 although there is bf16; see `WIDE`.
+
+    Never without VNNI: other x86 CPUs add up products of unsigned bytes in 16 bits, which overflow.
+    """
+    is_wide = num_rows >= WIDE * num_columns and num_rows * num_columns >= WIDE_WEIGHTS
+    return is_wide and _has_vnni()
+
+
 def _has_vnni() -> bool:
-    """Whether int8 products are summed without overflow; older x86 CPUs need activations of 7 bits."""
+    """Whether an x86 CPU sums products of bytes in 32 bits."""
     found = torch.cpu.get_capabilities()
-    return found.get("architecture") != "x86_64" or bool(found.get("avx512_vnni") or found.get("avx_vnni"))
+    return bool(found.get("avx512_vnni") or found.get("avx_vnni"))
+
+
+def _overflows() -> bool:
+    """Whether sums of products of bytes may overflow: older x86 CPUs need activations of 7 bits."""
+    return torch.cpu.get_capabilities().get("architecture") == "x86_64" and not _has_vnni()

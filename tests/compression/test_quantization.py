@@ -6,8 +6,10 @@
 import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -24,12 +26,13 @@ from him.compression.quantization import (
     Int8Linear,
     backend_note,
     find_backend,
+    is_faster_in_int8,
     pack,
     quantize,
     quantized_rows,
     save_int8,
 )
-from him.core.compute import Compute
+from him.core.compute import Compute, has_fast_bf16
 from him.core.errors import CheckpointError
 from him.core.files import write_checksums
 from him.runs.models import load_stage
@@ -100,7 +103,7 @@ def test_no_number_is_off_by_more_than_half_a_step_of_its_row(dtype):
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 # Wide ones, as an output layer is, have other kernels in bf16, and so have few rows whose length is whole vectors.
-LAYERS = pytest.mark.parametrize(("N", "K"), [(48, 96), (48, 100), (520, 64)], ids=["narrow", "odd", "wide"])
+LAYERS = pytest.mark.parametrize(("N", "K"), [(48, 96), (48, 100), (2048, 64)], ids=["narrow", "odd", "wide"])
 
 
 def packed_layer(N, K, backend, bf16, bias=True):
@@ -170,6 +173,101 @@ def test_few_rows_alone_or_among_neighbours(backend, bf16, N, K, num_rows):
     many[num_rows:] = float("nan")
     with computed_in(bf16):
         assert torch.equal(layer(many[:num_rows]), layer(few))
+
+
+# -- which kernel ------------------------------------------------------------------------------------------------------
+
+# What pruning leaves of an encoder of 256 channels with 8 heads of 32: (N, K), and what its layers are elsewhere.
+OUTPUTS = [(256, 32 * heads) for heads in range(1, 9)]
+INPUTS = [(96 * heads, 256) for heads in range(1, 9)]
+NEURONS = (32, 33, 64, 100, 256, 512, 1024)
+LEFT = [*OUTPUTS, *INPUTS, *((256, width) for width in NEURONS), *((width, 256) for width in NEURONS)]
+IN_BF16 = pytest.mark.skipif(
+    THERE[:1] != ["onednn"] or not has_fast_bf16(CPU), reason="bf16 is slow here, or oneDNN is missing"
+)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_vnni": True}, True),
+        ({"architecture": "x86_64", "avx_vnni": True}, True),
+        ({"architecture": "x86_64"}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_output_layers_are_multiplied_in_int8_and_what_pruning_leaves_is_not(monkeypatch, capabilities, expected):
+    """A rule: timing each layer could choose another kernel, and so another result, each time a model is loaded."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert not any(is_faster_in_int8(*shape) for shape in LEFT)
+    assert not any(is_faster_in_int8(embed_dim, embed_dim // 8) for embed_dim in (256, 512, 768)), "one head of eight"
+    for shape in ((8192, 256), (2048, 256), (30522, 768), (2048, 64)):
+        assert is_faster_in_int8(*shape) == expected, shape
+    assert not is_faster_in_int8(8192, 2048)
+
+
+@pytest.mark.skipif("onednn" not in THERE, reason="oneDNN is missing")
+@pytest.mark.parametrize(("N", "K"), [(2048, 64), (1040, 130)])
+def test_an_offset_of_the_activations_changes_no_bit(N, K):
+    """Against the same kernel with signed activations, which is hundreds of times slower on CPUs without AMX."""
+    layer, _ = packed_layer(N, K, "onednn", bf16=True)
+    if layer._packed_for_bf16 is None:
+        pytest.skip("this CPU multiplies in bf16")
+    x = random(9, K, seed=3).bfloat16()
+    scale = float(x.abs().max()) / 127
+    rounded = (x * (1.0 / scale)).round().to(torch.int8)
+    of_weight = (layer._packed_for_bf16, layer.scale, torch.zeros(N, dtype=torch.int32))
+    expected = torch.ops.onednn.qlinear_pointwise(
+        rounded, scale, 0, *of_weight, layer.bias, 1.0, 0, torch.bfloat16, "none", [], ""
+    )
+    with computed_in(True):
+        assert torch.equal(layer(x), expected)
+
+
+def median_ms(runs, turns):
+    """Of each of some calls, made in turns, so that a machine that gets busy slows all alike."""
+    milliseconds = [[] for _ in runs]
+    for _ in range(1 + turns):
+        for run, times in zip(runs, milliseconds, strict=True):
+            started_at = time.perf_counter()
+            run()
+            times.append(1e3 * (time.perf_counter() - started_at))
+    return [statistics.median(times[1:]) for times in milliseconds]
+
+
+def slower_than_bf16(shape, num_rows):
+    """How a layer's times in int8 and in bf16 differ, if int8 takes more than twice as long; else None.
+
+    A tenth of a millisecond is the module's own and the machine's; what seems slow is measured again, for longer.
+    """
+    N, K = shape
+    layer, (weight, bias) = packed_layer(N, K, find_backend(CPU), bf16=True)
+    x, weight, bias = random(1, num_rows, K, seed=3).bfloat16(), weight.bfloat16(), bias.bfloat16()
+    for turns in (3, 9, 21):
+        int8, bf16 = median_ms((lambda: layer(x), lambda: F.linear(x, weight, bias)), turns)
+        if int8 < 2 * bf16 + 0.1:
+            return None
+    return f"{K} -> {N}, {num_rows} rows: {int8:.2f} ms, in bf16 {bf16:.2f}"
+
+
+@pytest.fixture
+def one_thread():
+    """Two threads that wait for each other on a busy machine take a hundred times as long, whatever they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@IN_BF16
+@torch.inference_mode()
+def test_no_width_that_pruning_can_leave_is_slow(one_thread):
+    """One head of eight left an output projection of 32 -> 256 whose kernel took 31 ms for 128 rows, bf16 0.05."""
+    shapes = [*dict.fromkeys(LEFT), (8192, 256)]
+    with computed_in(True):
+        found = [slower_than_bf16(shape, rows) for rows in (1, 128, 384) for shape in shapes]
+        found += [slower_than_bf16(shape, 32 * 384) for shape in (*OUTPUTS, (96, 256), (1024, 256), (256, 1024))]
+    assert [line for line in found if line] == []
 
 
 def test_small_layers_stay_floats():
