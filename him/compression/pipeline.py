@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from him.compression.fine_tuning_stage import fine_tune
-from him.compression.int8_stage import quantize_stage
 from him.compression.latency import measure_stages
 from him.compression.plots import as_png, draw_report
 from him.compression.progress import Progress
 from him.compression.pruning_stage import prune
-from him.compression.report import judge, report_table, summary_line
+from him.compression.quantization import quantize_stage
+from him.compression.report import judge, not_faster_line, report_table, summary_line
 from him.compression.stages import Stages
 from him.config import Config
 from him.config.options.shared import CompressionOptions
@@ -26,6 +26,7 @@ from him.core.compute import Compute
 from him.core.errors import CheckpointError
 from him.core.files import checksum, verify_folder, write_json
 from him.core.signals import signal_of
+from him.model.int8_kernels import backend_note, find_backend
 from him.runs.folder import FINE_TUNED, INT8, PRUNED, TRAINED, CompressionFolder, ModelFolder, RunFolder
 from him.runs.records import MetricWriter
 from him.tasks.base import Task
@@ -75,18 +76,32 @@ def _compress(stages: Stages, trained_metrics: dict[str, float] | None) -> dict[
             progress.once(FINE_TUNED, lambda: fine_tune(stages))
     progress.once(INT8, lambda: quantize_stage(stages, progress.last_float))
     measured = measure_stages(stages, progress.metrics)
-    report = _report(progress.settings, measured, stages.task.best_metric)
+    reason = backend_note(find_backend(stages.compute.device), stages.compute.bf16, stages.compute.device)
+    report = _report(progress.settings, measured, stages.task.best_metric, reason)
     _write_report(stages.part, report)
     shutil.rmtree(stages.part.fine_tuning.checkpoints, ignore_errors=True)
     stages.target.put_in_place()
     return report
 
 
-def _report(settings: dict[str, Any], stages: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """The measurements with the verdicts on them, for programs and for people."""
+def _report(settings: dict[str, Any], stages: list[dict[str, Any]], metric: str, reason: str) -> dict[str, Any]:
+    """The measurements with the verdicts on them, for programs and for people.
+
+    Args:
+        settings: all that decided the result.
+        stages: see `measure_stages`.
+        metric: the task's.
+        reason: how int8 is computed here.
+    """
     judge(stages)
-    report = {"settings": settings, "metric": metric, "stages": stages}
-    return {**report, "table": report_table(stages, metric), "summary": summary_line(stages, metric)}
+    lines = (report_table(stages, metric), not_faster_line(stages, reason))
+    return {
+        "settings": settings,
+        "metric": metric,
+        "stages": stages,
+        "table": "\n".join(line for line in lines if line is not None),
+        "summary": summary_line(stages, metric),
+    }
 
 
 def _write_report(folder: CompressionFolder, report: dict[str, Any]) -> None:

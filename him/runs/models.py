@@ -1,20 +1,25 @@
-"""The models that a run's stages left, to go on with: found by name, checked, and loaded."""
+"""The models that a run's stages left: found by name, checked, and loaded, float or int8."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from him.compression.quantization import DESCRIPTION, check_description, find_backend, pack, quantize
 from him.config import Config
 from him.core.compute import Compute
 from him.core.errors import CheckpointError
 from him.core.files import verify_folder
-from him.runs.checkpoint import load_weights
+from him.model.int8 import FORMAT_VERSION, describe, pack, quantize
+from him.model.int8_kernels import find_backend
+from him.runs.checkpoint import load_weights, save_model
 from him.runs.folder import ModelFolder, RunFolder
 from him.runs.untrusted import check_files
 from him.tasks.base import Task
 from him.tasks.building import num_encoder_weights
 
+DESCRIPTION = "quantization.json"  # of an int8 model, beside its weights
 FLOAT_BYTES = 4
 MOST_TIMES = 8  # that a model is larger in floats than in its file, which may hold int8
 
@@ -57,7 +62,7 @@ def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
     model = task.build_model()
     is_int8 = (folder / DESCRIPTION).is_file()
     if is_int8:
-        check_description(folder)
+        _check_description(folder)
         quantize(model)
     load_weights(model, folder)
     model.to(compute.device).eval()
@@ -74,6 +79,25 @@ def _check_size(config: Config, folder: Path) -> None:
         raise CheckpointError(
             f"{model.config}: is of a model of {described / 1e6:,.0f} MB, and {model.weights.name} has "
             f"{there / 1e6:,.0f} MB; restore both from a copy, or train the run again"
+        )
+
+
+def save_int8(folder: Path, config: Config, model: nn.Module, task: Task, metrics: Mapping[str, Any]) -> None:
+    """Writes what `save_model` writes, and `quantization.json` about the numbers in `model.safetensors`."""
+    save_model(folder, config, model, task, metrics, more={DESCRIPTION: describe(model)})
+
+
+def _check_description(folder: Path) -> None:
+    """Raises CheckpointError if an int8 model was not written in this format."""
+    path = folder / DESCRIPTION
+    try:
+        version = json.loads(path.read_text(encoding="utf-8"))["format_version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); make it again with scripts/compress.py") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format {version}, and this HIM reads format {FORMAT_VERSION}; make it again with "
+            "scripts/compress.py"
         )
 
 

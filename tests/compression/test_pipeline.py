@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import him
-from him.compression import int8_stage, latency, pipeline, progress, pruning_stage
+from him.compression import latency, pipeline, progress, pruning_stage, quantization
 from him.config import Config
 from him.config.options.shared import CompressionOptions
 from him.core.errors import CheckpointError, ConfigError
@@ -322,7 +322,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "before the first checkpoint": lambda: kill_before(Trainer, "save", 1),
     "before the last checkpoint": lambda: kill_before(Trainer, "save", 2),
     "before the tuned model is noted": lambda: kill_before(progress, "write_json", 4),
-    "quantizing": lambda: kill_before(int8_stage, "save_int8"),
+    "quantizing": lambda: kill_before(quantization, "save_int8"),
     "before the int8 model is noted": lambda: kill_before(progress, "write_json", 5),
     "measuring": lambda: kill_before(latency, "measure_speeds"),
     "before the report": lambda: kill_before(pipeline, "draw_report"),
