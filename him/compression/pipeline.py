@@ -7,7 +7,6 @@ checkpoint of the fine-tuning, to the same weights.
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 
 from him.compression.fine_tuning import fine_tuning_config
 from him.compression.latency import Contestant, measure_speeds
-from him.compression.plots import as_png, draw_report
+from him.compression.plots import draw_report
 from him.compression.pruning import (
     Importance,
     check_amount,
@@ -35,7 +34,8 @@ from him.config import Config
 from him.config.options.shared import CompressionOptions
 from him.core.compute import Compute
 from him.core.errors import CheckpointError
-from him.core.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
+from him.core.files import checksum, find_folder, remove_leftovers, replace_folder, verify_folder, write_json
+from him.core.pictures import encode_png
 from him.core.signals import raise_if_stopped, signal_of
 from him.data.batching import epoch_batches
 from him.model.embeddings import hold_in_bf16
@@ -310,14 +310,10 @@ class _Compression:
         report["table"], report["summary"] = report_table(stages, metric), summary_line(stages, metric)
         write_json(self.part / REPORT, report)
         picture = draw_report(stages, metric)
-        (self.part / "report.png").write_bytes(as_png(picture))
+        (self.part / "report.png").write_bytes(encode_png(picture))
         self._to_tensorboard(report, picture)
         shutil.rmtree(self.part / FINE_TUNED / "checkpoints", ignore_errors=True)
-        old = self.target.with_name(f"{self.target.name}.old")
-        if self.target.exists():  # if not, an earlier call was killed here, and what is there is the old one
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(self.target, old)
-        os.rename(self.part, self.target)
+        replace_folder(self.target, self.part)
         tidy(self.run, str(self.target.relative_to(self.run)))
         return report
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from him.compression.pipeline import compress, finished_report, tidy
-from him.compression.plots import as_png, draw_front
+from him.compression.plots import draw_front
 from him.compression.pruning import check_amount
 from him.compression.report import front_table
 from him.config import Config
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import find_folder, locked, write_json
+from him.core.pictures import encode_png
 from him.runs.models import SWEEP, TRAINED, check_model, stage_folder
 from him.runs.untrusted import check_places, check_writable
 from him.tasks import task_class
@@ -77,7 +78,7 @@ def _sweep(run: Path, configs: Sequence[Config]) -> dict[str, Any]:
         # The last float stage and int8.
         points += [{"pruning_amount": config.pruning_amount, **stage} for stage in report["stages"][-2:]]
     picture = run / SWEEP / "sweep.png"
-    picture.write_bytes(as_png(draw_front(points, metric)))
+    picture.write_bytes(encode_png(draw_front(points, metric)))
     result = {"points": points, "metric": metric, "table": front_table(points, metric), "picture": str(picture)}
     result["summary"] = f"picture: {picture}"
     write_json(run / SWEEP / "sweep.json", result)

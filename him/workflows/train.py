@@ -2,12 +2,9 @@
 
 import dataclasses
 import json
-import os
 import shlex
-import shutil
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,7 +21,7 @@ from him.config.config import Config, raise_together
 from him.config.options.shared import CompressionOptions
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
-from him.core.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
+from him.core.files import CannotWrite, add_folder, cannot_write, find_folder, locked, write_json
 from him.core.signals import raise_if_stopped, signal_of
 from him.data.unlabelled import check_names
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
@@ -300,20 +297,18 @@ def _run_folder(config: Config) -> Path:
 
 def _open_run(folder: Path, config: Config) -> None:
     """Makes the run's folder with its configuration and the command that started it: both, or no folder."""
-    aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        aside.mkdir(parents=True)
+
+    def fill(aside: Path) -> None:
         config.save(aside / "config.json")
         command = shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
         (aside / "command.txt").write_text(command + "\n", encoding="utf-8")
-        sync_folder(aside)
-        os.rename(aside, folder)
-        sync(folder.parent)
+
+    try:
+        is_new = add_folder(folder, fill, with_checksums=False)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if folder.exists():
-            raise ConfigError(f"{folder} exists; choose another --run_name, or go on with --resume {folder}") from None
         raise cannot_write(error, folder) from None
+    if not is_new:
+        raise ConfigError(f"{folder} exists; choose another --run_name, or go on with --resume {folder}")
 
 
 def _load_initial(model: nn.Module, config: Config) -> None:
