@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from him.core.errors import DataError
 
+CAUSE_CHARACTERS = 200
 SHOWN_CHARACTERS = 60
 SHOWN_NAMES = 6
 
@@ -43,6 +44,11 @@ def one_line(text: str, limit: int | None = None) -> str:
     if limit and len(text) > limit:
         text = text[: limit - 3] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def cause_of(error: BaseException, limit: int = CAUSE_CHARACTERS) -> str:
+    """What an error of a library says, on one line and not too long; its type where it says nothing."""
+    return one_line(" ".join(str(error).split()) or type(error).__name__, limit)
 
 
 def kind(value: object) -> str:

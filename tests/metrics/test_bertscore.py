@@ -253,6 +253,7 @@ def test_no_such_folder(model, no_network):
 def test_hub_out_of_reach(no_network):
     message = error_of("nobody/no-such-model-of-him")
     assert "neither a folder nor to be had from the Hugging Face hub (" in message
+    assert "the hub is out of reach" in message and "not in the cache" in message
     assert "); check the name and the network, or give a folder" in message
 
 
@@ -261,14 +262,14 @@ def test_malformed_hub_name(no_network):
     assert no_network == []
 
 
-def test_hub_name_is_loaded_from_its_local_copy(monkeypatch, folder):
+def test_hub_name_is_loaded_from_its_local_copy(monkeypatch, reachable, folder):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(folder))
     scorer = BertScorer("somebody/tiny-bert")
     assert scorer.model == "somebody/tiny-bert"
     assert scorer.f1(["cat"], [["cat"]]) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_hub_name_takes_the_layer_bert_score_recommends(monkeypatch, folder):
+def test_hub_name_takes_the_layer_bert_score_recommends(monkeypatch, reachable, folder):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(folder))
     monkeypatch.setitem(importlib.import_module("bert_score.utils").model2layers, "somebody/tiny-bert", 1)
     assert BertScorer("somebody/tiny-bert").num_layers == 1
