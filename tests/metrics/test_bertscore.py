@@ -177,6 +177,12 @@ def test_long_texts_are_cut(folder):
     assert scorer.f1(["cat " * 100], [["cat " * 100]]) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("capability", [None, "avx512_bf16", "amx_bf16"])
+def test_bf16_only_where_the_cpu_has_it(tiny_folder, monkeypatch, capability):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {capability: True})
+    assert BertScorer(str(tiny_folder))._use_bf16 == (capability is not None)
+
+
 def test_roberta_reads_the_first_word_like_any_other(tmp_path):
     """Byte-level words begin with their space, the first word of a text too, which transformers 5 has to be told at
     loading; and two of RoBERTa's positions are no tokens: without a limit of its own the tokenizer must keep off them.
