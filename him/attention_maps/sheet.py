@@ -24,6 +24,7 @@ from him.attention_maps.heatmap import (
 )
 from him.attention_maps.layout import Layout
 from him.attention_maps.text import DPI, GAP_MARK, drawable, font_families, points, text_width, token_label, wrap
+from him.core.pictures import pixels_of
 
 if TYPE_CHECKING:  # imported where they are used, as in heatmap.py
     from matplotlib.axes import Axes
@@ -46,7 +47,6 @@ def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) 
     #   8 heads without any token label 0.17, with every label drawn instead of copied 0.33
     #   8 heads with the Agg canvas from the start 0.95 (see below)
     # Writing the PNG adds 0.04, so a whole evaluation of 2 examples × 4 layers takes 2.4.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     assert 1 <= layer <= len(example.weights), (layer, len(example.weights))
@@ -90,9 +90,7 @@ def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) 
         bar = _add_axes(figure, layout.width - layout.right + 18, top, 14, min(layout.panel, 400), layout.width, height)
         draw_color_bar(figure, bar, mesh)
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+    image = pixels_of(figure)
     assert image.shape == (height, layout.width, 3), image.shape
     _copy_labels(image, layout, top)
     return image

@@ -13,10 +13,9 @@ from typing import Any
 from him.cli.parser import Parser
 from him.core.errors import HimError
 from him.core.files import FAILING, NO_SPACE
-from him.core.messages import one_line
+from him.core.messages import line_of
 from him.core.signals import signal_of, stopping
 
-MOST_CHARACTERS = 1500  # of an error
 EXPECTED = (*NO_SPACE, *FAILING, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
@@ -44,16 +43,8 @@ def run_command(command: Callable[[], int | None], prog: str) -> int:
         if error.errno not in EXPECTED:
             raise
         message = f"{error.filename or 'a file'}: {error.strerror}; make room, or name another place"
-    print(f"{prog}: error: {_one_line(message)}", file=sys.stderr)
+    print(f"{prog}: error: {line_of(message)}", file=sys.stderr)
     return 2
-
-
-def _one_line(message: str) -> str:
-    """A message without what would break its line, hide in it or fill the screen, whatever it quotes."""
-    line = one_line(" ".join(message.split()))
-    if len(line) <= MOST_CHARACTERS:
-        return line
-    return f"{line[: MOST_CHARACTERS // 2]} ... {line[-MOST_CHARACTERS // 2 :]}"  # the fix is at its end
 
 
 def use_parser(prog: str, description: str) -> Parser:

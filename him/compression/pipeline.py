@@ -14,7 +14,7 @@ import torch
 
 from him.compression.fine_tuning_stage import fine_tune
 from him.compression.latency import measure_stages
-from him.compression.plots import as_png, draw_report
+from him.compression.plots import draw_report
 from him.compression.progress import Progress
 from him.compression.pruning_stage import prune
 from him.compression.quantization import quantize_stage
@@ -25,6 +25,7 @@ from him.config.options.shared import CompressionOptions
 from him.core.compute import Compute
 from him.core.errors import CheckpointError
 from him.core.files import checksum, verify_folder, write_json
+from him.core.pictures import encode_png
 from him.core.signals import signal_of
 from him.model.int8_kernels import backend_note, find_backend
 from him.runs.folder import FINE_TUNED, INT8, PRUNED, TRAINED, CompressionFolder, ModelFolder, RunFolder
@@ -108,7 +109,7 @@ def _write_report(folder: CompressionFolder, report: dict[str, Any]) -> None:
     """Writes the report, its picture, and both for TensorBoard."""
     write_json(folder.report, report)
     picture = draw_report(report["stages"], report["metric"])
-    folder.picture.write_bytes(as_png(picture))
+    folder.picture.write_bytes(encode_png(picture))
     records = RunFolder(folder.path).metrics
     for left in (*folder.path.glob("events.out.tfevents.*"), records):
         left.unlink(missing_ok=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from him.compression.report import time_of
+from him.core.pictures import pixels_of
 from him.tasks.base import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 def draw_report(stages: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
@@ -37,7 +37,7 @@ def draw_report(stages: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
         axes.tick_params(labelsize=9, length=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.14)
-    return _rendered(figure)
+    return pixels_of(figure)
 
 
 def draw_front(points: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
@@ -69,21 +69,4 @@ def draw_front(points: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(metric, fontsize=9)
     figure.axes[0].legend(frameon=False, fontsize=9, title="share of weights removed", title_fontsize=8)
-    return _rendered(figure)
-
-
-def _rendered(figure: Figure) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
-
-
-def as_png(image: np.ndarray) -> bytes:
-    """A picture as the content of a PNG file."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="PNG")
-    return stream.getvalue()
+    return pixels_of(figure)

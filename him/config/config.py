@@ -12,7 +12,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from him.config.options.shared import (
     TrainingOptions,
 )
 from him.core.errors import CheckpointError, ConfigError
+from him.core.messages import as_given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,6 @@ class Config(
 
 
 LARGEST_WHOLE = 2**31 - 1
-SHOWN_CHARACTERS = 60  # of a value in a message
 SHOWN_UNKNOWN = 10  # names in one message; a file of other things has thousands
 
 # What a run that continues another one takes from it: what its weights have to fit.
@@ -222,11 +222,11 @@ def _in_range(each: dataclasses.Field, value: Any) -> Any:
     if value is None or not isinstance(value, int | float | str) or isinstance(value, bool):
         return value
     if isinstance(value, int) and value > LARGEST_WHOLE and "high" not in checks:  # counts overflow beyond this
-        raise ConfigError(f"--{each.name} {_shown(value)} is out of range; use at most {LARGEST_WHOLE}")
+        raise ConfigError(f"--{each.name} {as_given(value)} is out of range; use at most {LARGEST_WHOLE}")
     if (choices := checks.get("choices")) and value not in choices:
         hint = difflib.get_close_matches(str(value), choices, 1)
         raise ConfigError(
-            f"--{each.name} {_shown(value)} is not known; use {' or '.join(choices)}"
+            f"--{each.name} {as_given(value)} is not known; use {' or '.join(choices)}"
             + (f" ({hint[0]}?)" if hint else "")
         )
     limits = (
@@ -237,7 +237,7 @@ def _in_range(each: dataclasses.Field, value: Any) -> Any:
     )
     if any(name in checks and not holds(checks[name]) for name, _, holds in limits):
         allowed = " and ".join(f"{words} {checks[name]:.10g}" for name, words, _ in limits if name in checks)
-        raise ConfigError(f"--{each.name} {_shown(value)} is out of range; use {allowed}")
+        raise ConfigError(f"--{each.name} {as_given(value)} is out of range; use {allowed}")
     return value
 
 
@@ -255,7 +255,7 @@ def _converted(each: dataclasses.Field, value: Any) -> Any:
     try:
         return _scalar(kind, value)
     except (ValueError, OverflowError):
-        raise ConfigError(f"--{each.name} {_shown(value)} is not {wanted}") from None
+        raise ConfigError(f"--{each.name} {as_given(value)} is not {wanted}") from None
 
 
 def _tuple(each: dataclasses.Field, value: Any) -> tuple[Any, ...]:
@@ -266,7 +266,7 @@ def _tuple(each: dataclasses.Field, value: Any) -> tuple[Any, ...]:
         return tuple(str(item) if isinstance(item, Path) else _scalar(kind, item) for item in values)
     except (ValueError, OverflowError):
         what = {int: "whole numbers", float: "numbers", str: "file names"}[kind]
-        raise ConfigError(f"--{each.name} {_shown(value, repr)} is not a list of {what}") from None
+        raise ConfigError(f"--{each.name} {as_given(value, repr)} is not a list of {what}") from None
 
 
 def _scalar(kind: type, value: Any) -> Any:
@@ -291,15 +291,6 @@ def _can_be_a_name(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def _shown(value: Any, form: Callable[[Any], str] = str) -> str:
-    """A value in a message, short."""
-    try:
-        text = form(value)
-    except (ValueError, RecursionError):  # Python refuses to write out thousands of digits
-        return "(too large to be shown)"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def kind_of(each: dataclasses.Field) -> tuple[type, bool]:

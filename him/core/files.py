@@ -37,8 +37,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None], num_bytes: int = 0)
     Raises:
         CannotWrite: there is no space, or the disk fails; what was there before stays.
     """
-    aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    old = folder.with_name(f"{folder.name}.old")
+    aside = _aside(folder)
     try:
         remove_leftovers(folder)
         aside.mkdir(parents=True)
@@ -47,9 +46,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None], num_bytes: int = 0)
         fill(aside)
         write_checksums(aside)
         sync_folder(aside)
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(aside, folder)
+        old = replace_folder(folder, aside)
         sync(folder.parent)
     except BaseException as error:
         with suppress(OSError):  # a disk that fails may fail here too; whoever reads looks for what is left
@@ -58,6 +55,57 @@ def write_folder(folder: Path, fill: Callable[[Path], None], num_bytes: int = 0)
             raise cannot_write(error, folder, num_bytes) from None
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def add_folder(folder: Path, fill: Callable[[Path], None], with_checksums: bool = True) -> bool:
+    """Writes a folder aside and gives it its name; if another writer is quicker, or was there before, keeps theirs.
+
+    Several may write the same folder at the same time, so what another one has put aside is let be.
+
+    Args:
+        folder: its final place; the folders above it are made.
+        fill: writes the files into the folder that it is given.
+        with_checksums: whether it gets the checksums of its files, for `verify_folder`.
+
+    Returns:
+        Whether it is this one's.
+
+    Raises:
+        OSError: the disk fails or is full; the folder is whole, or nothing of it is left.
+    """
+    aside = _aside(folder)
+    try:
+        aside.mkdir(parents=True)
+        fill(aside)
+        if with_checksums:
+            write_checksums(aside)
+        sync_folder(aside)
+        os.rename(aside, folder)
+    except BaseException as error:  # Ctrl-C too
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError) and folder.is_dir():
+            return False
+        raise
+    sync(folder.parent)
+    return True
+
+
+def replace_folder(folder: Path, whole: Path) -> Path:
+    """Puts a folder that is whole into the place of another one, and returns the name that this one has now.
+
+    If the process stops between the two renames, `find_folder` finds the old one.
+    """
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():  # if not, an earlier call was stopped here, and what is at `old` is to be kept until the next
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    os.rename(whole, folder)
+    return old
+
+
+def _aside(folder: Path) -> Path:
+    """A name of this writer's own, beside a folder; `remove_leftovers` knows it."""
+    return folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
 
 
 def cannot_write(error: OSError, path: Path, num_bytes: int = 0) -> Exception:

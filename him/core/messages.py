@@ -1,13 +1,15 @@
 """One-line messages: `where: what is wrong; how to fix it`, and values in them that cannot break the line."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from him.core.errors import DataError
 
+CAUSE_CHARACTERS = 200
 SHOWN_CHARACTERS = 60
 SHOWN_NAMES = 6
+MESSAGE_CHARACTERS = 1500
 
 
 def fail(where: str, fault: str, fix: str) -> NoReturn:
@@ -24,6 +26,19 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 128:  # str() of thousands of digits is refused by Python
         return f"a number of {value.bit_length()} bits"
     return str(value) if isinstance(value, int | float) else kind(value)
+
+
+def as_given(value: object, form: Callable[[Any], str] = str) -> str:
+    """The value of a setting for a message, without quotes, as it stands behind its flag.
+
+    Args:
+        value: of any type.
+        form: writes it, such as `repr`.
+    """
+    try:
+        return one_line(form(value), SHOWN_CHARACTERS + len("..."))
+    except (ValueError, RecursionError):  # Python refuses to write out thousands of digits
+        return "(too large to be shown)"
 
 
 def shown_names(names: Iterable[object]) -> str:
@@ -43,6 +58,19 @@ def one_line(text: str, limit: int | None = None) -> str:
     if limit and len(text) > limit:
         text = text[: limit - 3] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def line_of(message: str) -> str:
+    """A message as a command prints it: on one line that does not fill the screen, whatever it quotes."""
+    line = one_line(" ".join(message.split()))
+    if len(line) <= MESSAGE_CHARACTERS:
+        return line
+    return f"{line[: MESSAGE_CHARACTERS // 2]} ... {line[-MESSAGE_CHARACTERS // 2 :]}"  # the fix is at its end
+
+
+def cause_of(error: BaseException, limit: int = CAUSE_CHARACTERS) -> str:
+    """What an error of a library says, on one line and not too long; its type where it says nothing."""
+    return one_line(" ".join(str(error).split()) or type(error).__name__, limit)
 
 
 def kind(value: object) -> str:

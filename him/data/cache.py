@@ -1,9 +1,6 @@
 """Prepared data on disk, in Arrow: written once under a hash of all that made it, mapped into memory afterwards."""
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from him.config import Config
-from him.core.files import sync_folder, verify_folder, write_checksums
+from him.core.files import add_folder, verify_folder
 from him.core.ragged import Ragged
 
 Columns = dict[str, np.ndarray | Ragged]
@@ -54,20 +51,14 @@ def save_columns(folder: Path, columns: Mapping[str, np.ndarray | Ragged], texts
 
     A folder that is there already has the same content by its name, and is kept.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def fill(aside: Path) -> None:
         for name, column in columns.items():
             _write_column(aside / f"{name}.arrow", column)
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
-        write_checksums(aside)
-        sync_folder(aside)
-        os.rename(aside, folder)
-    except BaseException as error:  # Ctrl-C too
-        shutil.rmtree(aside, ignore_errors=True)
-        if not (isinstance(error, OSError) and folder.is_dir()):
-            raise
+
+    add_folder(folder, fill)
 
 
 def load_columns(folder: Path) -> Columns:

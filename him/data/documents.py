@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from him.core.messages import fail, kind, one_line, shown, shown_source
+from him.core.messages import fail, kind, shown, shown_source
+from him.data.text_files import fail_unreadable
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+FIX_OF_FOLDER = "give it as --corpus_dir"
 BLOCK_BYTES = 2**20
 ROWS_AT_ONCE = 1000
 DIGEST_BYTES = 16
@@ -144,7 +146,7 @@ def find_text_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """
 
     def refuse(error: OSError) -> NoReturn:
-        _fail_unreadable(error.filename, error)
+        fail_unreadable(shown_source(error.filename), error, FIX_OF_FOLDER)
 
     texts, others, seen = [], [], set()
     for at, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -233,7 +235,7 @@ def _blocks(path: str, start: int, stop: int | None) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES if stop is None else min(BLOCK_BYTES, stop - file.tell())):
                 yield block
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        _fail_unreadable(path, error)
+        fail_unreadable(shown_source(path), error, FIX_OF_FOLDER)
 
 
 def _decode(decoder: codecs.IncrementalDecoder, block: bytes, path: str, byte: int, final: bool = False) -> str:
@@ -265,15 +267,6 @@ def _fail_binary(path: str, byte: int, value: int) -> NoReturn:
     )
     fix = next((hint for start, hint in known.items() if beginning.startswith(start)), None)
     fail(shown_source(path), fault, fix or "save it as UTF-8, or leave the file out")
-
-
-def _fail_unreadable(path: str, error: Exception) -> NoReturn:
-    if isinstance(error, FileNotFoundError):
-        fail(shown_source(path), "no such file", "check the path")
-    if isinstance(error, IsADirectoryError):
-        fail(shown_source(path), "is a folder, not a file", "give it as --corpus_dir")
-    reason = one_line(getattr(error, "strerror", None) or str(error))
-    fail(shown_source(path), f"cannot be read ({reason})", "check the path and its permissions")
 
 
 # --- rows of a data set ---------------------------------------------------------------------------------------------

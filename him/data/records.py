@@ -13,14 +13,13 @@ from os import PathLike
 from pathlib import Path
 
 from him.core.errors import ConfigError, HimError
-from him.core.messages import fail, kind, one_line, shown, shown_names, shown_source
+from him.core.messages import cause_of, fail, kind, one_line, shown, shown_names, shown_source
 from him.data.text_files import Format, fail_empty, faults_of_reading, parse_json, read_lines, text_of
 
 DOCUMENT, SUMMARY, SUMMARIES, ID = "document", "summary", "summaries", "id"
 JSON_LINES = Format("JSON Lines", 'one object a line, {"document": ..., "summary": ...}')
 CSV = Format("CSV", "a header line document,summary and a row for each pair")
 PARQUET = Format("Parquet", "the columns document and summary")
-CAUSE_CHARACTERS = 200
 # The csv module stops at cells of 131,072 characters, which a long report exceeds; a C long of 32 bits ends here.
 CELL_CHARACTERS = 2**31 - 1
 
@@ -331,7 +330,7 @@ def _parquet_rows(path: str | PathLike, source: str, fields: Fields, summaries_r
     except HimError:
         raise
     except Exception as error:  # of a damaged file: errors of Arrow, of the operating system, of decoding
-        reason = one_line(str(error) or type(error).__name__, CAUSE_CHARACTERS)
+        reason = cause_of(error)
         fail(source, f"the Parquet file cannot be read ({reason})", "it is damaged or cut short: write it again")
 
 

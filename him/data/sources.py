@@ -1,15 +1,18 @@
-"""What the sources of all tasks ask of the flags that name them."""
+"""What the sources of all tasks have in common: checks of the flags that name them, holding out, notes for the user."""
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 from him.core.errors import ConfigError
-from him.core.messages import shown
+from him.core.messages import fail, shown
 
 SAMPLE = "sample"
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 LOCAL_WAYS = "--train_file FILE --validation_file FILE, or the built-in sample with --dataset sample"
+T = TypeVar("T")
 
 
 def check_source_flags(
@@ -61,3 +64,68 @@ def note_shortage(flag: str, asked: int, found: int, what: str, notes: list[str]
     """Adds a note where a flag asks for more examples than there are."""
     if asked > found:
         notes.append(f"{flag} {asked:,}: there are only {found:,} {what}")
+
+
+class HeldOut(NamedTuple, Generic[T]):
+    """What is left to train on, what is held out for validation, and the share of it for a note: "3 of 30 articles"."""
+
+    train: list[T]
+    validation: list[T]
+    share: str
+
+
+def split_off(items: Sequence[T], groups: Sequence[Hashable], num_held: int, seed: int | str, kind: str) -> HeldOut[T]:
+    """Draws groups of items for validation, such as whole articles, because what is in one group is much alike.
+
+    Args:
+        items: what to split; both parts keep its order.
+        groups: of each item, the group that it is in.
+        num_held: how many of the groups to hold out.
+        seed: decides which, with the groups and their order; nothing else does.
+        kind: what a group is, in the plural.
+    """
+    drawn_from = list(dict.fromkeys(groups))
+    held = set(random.Random(seed).sample(drawn_from, num_held))
+    parts: tuple[list[T], list[T]] = ([], [])
+    for item, group in zip(items, groups, strict=True):
+        parts[group in held].append(item)
+    return HeldOut(*parts, f"{len(held):,} of {len(drawn_from):,} {kind}")
+
+
+def num_held_out(num_groups: int, share: float, source: str, kind: str) -> int:
+    """A share of the groups, rounded, but at least one and never all.
+
+    Args:
+        num_groups: how many different ones there are.
+        share: more than 0, less than 1.
+        source: of the data, for messages.
+        kind: what a group is, in the singular.
+
+    Raises:
+        DataError: there is one group only.
+    """
+    if num_groups < 2:
+        fault = f"there is only one {kind}, so that none can be held out for validation"
+        fail(source, fault, "give --validation_file FILE")
+    return min(num_groups - 1, max(1, round(share * num_groups)))
+
+
+def note_held_out(what: str, notes: list[str]) -> None:
+    """Adds a note of what is held out where no `--validation_file` is named."""
+    notes.append(f"no --validation_file: {what} are held out for validation")
+
+
+def note_leakage(train: Iterable[Hashable], validation: Collection[Hashable], fault: str, notes: list[str]) -> None:
+    """Says so when validation is partly a test of memory; refused it is not, because it may be what the user wants.
+
+    Args:
+        train: contents to train on; only those that are in `validation` too are kept in memory.
+        validation: contents to validate on, each counted as often as it is there.
+        fault: the warning, with `{shared}` and `{total}` where the counts go.
+        notes: gets it.
+    """
+    held = set(validation)
+    seen = {content for content in train if content in held}
+    if shared := sum(content in seen for content in validation):
+        counts = fault.format(shared=f"{shared:,}", total=f"{len(validation):,}")
+        notes.append(f"warning: {counts}; validation scores will be too good")

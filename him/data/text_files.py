@@ -75,13 +75,24 @@ def faults_of_reading(source: str, file_format: Format) -> Iterator[None]:
     """Turns what opening and reading a file can raise into a DataError."""
     try:
         yield
-    except FileNotFoundError:
-        fail(source, "no such file", "check the path")
-    except IsADirectoryError:
-        fail(source, "is a folder, not a file", f"name the {file_format.name} file in it")
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        fail(source, f"cannot be read ({one_line(reason)})", "check the path and its permissions")
+        fail_unreadable(source, error, f"name the {file_format.name} file in it")
+
+
+def fail_unreadable(source: str, error: OSError | ValueError, fix_of_folder: str) -> NoReturn:
+    """Raises the DataError of a file that cannot be opened or read.
+
+    Args:
+        source: the file, for messages.
+        error: what opening or reading it raised.
+        fix_of_folder: what to do where it is a folder.
+    """
+    if isinstance(error, FileNotFoundError):
+        fail(source, "no such file", "check the path")
+    if isinstance(error, IsADirectoryError):
+        fail(source, "is a folder, not a file", fix_of_folder)
+    reason = one_line(getattr(error, "strerror", None) or str(error))
+    fail(source, f"cannot be read ({reason})", "check the path and its permissions")
 
 
 def fail_empty(source: str, file_format: Format) -> NoReturn:

@@ -6,17 +6,16 @@ transformers 5 the package fails on empty texts, unlimited tokenizers and zero p
 pair differently next to a longer one (its padding lifts negative similarities to 0: by 0.036 for a pair of answers).
 """
 
-import contextlib
 import importlib.util
 import json
-import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from him.core.errors import ConfigError, DataError
+from him.core.hub import hub_folder, offline, quiet
+from him.core.messages import cause_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +88,7 @@ class BertScorer:
         self.model = model
         self._device = torch.device(device)
         folder = _model_folder(model)
-        with _quiet_transformers():
+        with quiet("transformers"):
             config = _load(model, folder, "AutoConfig")
             _check_attention(model, config)
             self.num_layers = _choose_layer(model, config, num_layers)
@@ -232,17 +231,11 @@ def _has_any(folder: Path, patterns: Sequence[str]) -> bool:
 
 
 def _download(name: str) -> Path:
-    """The local copy of a hub model, fetched if need be; a cached one also serves without network."""
-    from huggingface_hub import constants, snapshot_download
-
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # nothing is asked for, or told, beyond the model
-    # A download can take minutes: it shows its bars on a terminal, where silence would look like a hang.
-    with contextlib.nullcontext() if sys.stderr.isatty() else _quiet_transformers():
-        try:
-            return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-        except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, a malformed name is a ValueError
-            problem = f"neither a folder nor to be had from the Hugging Face hub ({_one_line(error)})"
-            raise _unusable(name, problem, "check the name and the network, or give a folder") from error
+    try:
+        return hub_folder(name, _HUB_FILES)
+    except (OSError, ValueError) as error:
+        problem = f"neither a folder nor to be had from the Hugging Face hub ({cause_of(error)})"
+        raise _unusable(name, problem, "check the name and the network, or give a folder") from error
 
 
 def _choose_layer(model: str, config: Any, num_layers: int | None) -> int:
@@ -295,45 +288,14 @@ def _load(model: str, folder: Path, auto_class: str, **options: Any) -> Any:
 
     loader = getattr(transformers, auto_class)
     try:
-        with _offline():
+        # `local_files_only` does not reach what a config.json names, such as a backbone.
+        with offline():
             return loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # whatever a damaged file makes transformers, tokenizers or safetensors raise
         what = {"AutoConfig": "config.json", "AutoModel": "weights", "AutoTokenizer": "tokenizer"}[auto_class]
-        problem = f"its {what} cannot be loaded ({_one_line(error)})"
+        problem = f"its {what} cannot be loaded ({cause_of(error)})"
         raise _unusable(model, problem, "use a model as transformers saves it") from error
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """No requests to the hub within: `local_files_only` does not reach what a config.json names, such as a backbone."""
-    from huggingface_hub import constants
-
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _unusable(model: str, problem: str, fix: str) -> ConfigError:
     return ConfigError(f"BERTScore model {model!r}: {problem}; {fix} (--bertscore_model)")
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, width=120, placeholder=" ...")
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No warnings, load reports or progress bars of transformers within; the settings from before are put back."""
-    from transformers.utils import logging
-
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()

@@ -11,11 +11,9 @@ runs/NAME/
 └── sweep/AMOUNT/               the same for each of several pruning amounts
 """
 
-import os
 import shlex
 import shutil
 import sys
-import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +21,7 @@ from pathlib import Path
 
 from him.config import Config
 from him.core.errors import CheckpointError, ConfigError
-from him.core.files import cannot_write, find_folder, locked, remove_leftovers, sync, sync_folder
+from him.core.files import add_folder, cannot_write, find_folder, locked, remove_leftovers, replace_folder
 
 TRAINED, PRUNED, FINE_TUNED, INT8 = STAGES = ("trained", "pruned", "fine_tuned", "int8")
 _BEST, _COMPRESSED, _SWEEP = "best", "compressed", "sweep"
@@ -108,11 +106,6 @@ class CompressionFolder:
         return CompressionFolder(self.path.with_name(f"{self.path.name}.part"))
 
     @property
-    def old(self) -> Path:
-        """Where the earlier one is while this one takes its place."""
-        return self.path.with_name(f"{self.path.name}.old")
-
-    @property
     def fine_tuning(self) -> "RunFolder":
         """The training after pruning, a run within the run."""
         return RunFolder(self.path / FINE_TUNED)
@@ -133,10 +126,7 @@ class CompressionFolder:
 
     def put_in_place(self) -> None:
         """Puts `part`, whose report is written, in the place of what is there."""
-        if self.path.exists():  # if not, an earlier call was killed here, and what is there is the old one
-            shutil.rmtree(self.old, ignore_errors=True)
-            os.rename(self.path, self.old)
-        os.rename(self.part.path, self.path)
+        replace_folder(self.path, self.part.path)
         self.remove_leftovers()
 
 
@@ -307,23 +297,18 @@ class RunFolder:
             ConfigError: it is there already.
             CannotWrite: there is no space, or the disk fails.
         """
-        folder = self.path
-        aside = RunFolder(folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}"))
-        try:
-            aside.path.mkdir(parents=True)
-            config.save(aside.config)
+
+        def fill(aside: Path) -> None:
+            config.save(RunFolder(aside).config)
             command = shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
-            aside.command.write_text(command + "\n", encoding="utf-8")
-            sync_folder(aside.path)
-            os.rename(aside.path, folder)
-            sync(folder.parent)
+            RunFolder(aside).command.write_text(command + "\n", encoding="utf-8")
+
+        try:
+            is_new = add_folder(self.path, fill, with_checksums=False)
         except OSError as error:
-            shutil.rmtree(aside.path, ignore_errors=True)
-            if folder.exists():
-                raise ConfigError(
-                    f"{folder} exists; choose another --run_name, or go on with --resume {folder}"
-                ) from None
-            raise cannot_write(error, folder) from None
+            raise cannot_write(error, self.path) from None
+        if not is_new:
+            raise ConfigError(f"{self} exists; choose another --run_name, or go on with --resume {self}")
 
     def begin_anew(self) -> None:
         """Empties the folder of a run within the run that has no checkpoint: its records would be there twice."""

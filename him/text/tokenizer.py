@@ -10,6 +10,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from him.core.errors import CheckpointError, ConfigError
+from him.core.hub import hub_file
+from him.core.messages import cause_of
 from him.core.ragged import Ragged
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -19,7 +21,6 @@ OTHER_NAMES = {PAD: ("<pad>",), UNK: ("<unk>",), CLS: ("<s>",), SEP: ("</s>",), 
 WHITE_SPACE = re.compile(r"[ĠĊčĉ▁\s]")  # space, line feed, carriage return, tab on bytes; a space of SentencePiece
 TEXTS_AT_ONCE = 1024
 TRIED = "A mill, built in 1902: 12 % of \U0010fffd."  # has a character that no vocabulary knows
-HUB_SECONDS = 8.0  # the longest wait for a sign of life of the hub
 
 
 def load_tokenizer(name_or_path: str) -> Tokenizer:
@@ -37,7 +38,7 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         elif is_folder or os.path.sep in name_or_path and path.parent.exists():
             raise ConfigError(f"--tokenizer {name_or_path}: no such file or folder with a tokenizer.json")
         else:
-            tokenizer = _sound(lambda: _from_hub(name_or_path))
+            tokenizer = _sound(lambda: Tokenizer.from_file(str(hub_file(name_or_path, "tokenizer.json"))))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--tokenizer {name_or_path}: cannot be loaded ({error}); name a folder with a tokenizer.json, a "
@@ -46,18 +47,6 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     for token in SPECIAL_TOKENS:
         special_id(tokenizer, token)
     return tokenizer
-
-
-def _from_hub(name: str) -> Tokenizer:
-    """A tokenizer of the hub, or the copy in its cache; asked once, where the client would retry for 23 s."""
-    import huggingface_hub
-
-    cached = huggingface_hub.try_to_load_from_cache(name, "tokenizer.json")
-    if isinstance(cached, str):
-        return Tokenizer.from_file(cached)
-    url = huggingface_hub.hf_hub_url(name, "tokenizer.json")
-    huggingface_hub.get_session().head(url, timeout=HUB_SECONDS)
-    return Tokenizer.from_pretrained(name)
 
 
 def parse_tokenizer(path: Path) -> Tokenizer:
@@ -90,7 +79,7 @@ def _sound(read: Callable[[], Tokenizer]) -> Tokenizer:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the package raises bare Exceptions, and panics that are not even that
-        raise ValueError(" ".join(str(error).split())[:200]) from None
+        raise ValueError(cause_of(error)) from None
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from him.compression.pipeline import compress, finished_report
-from him.compression.plots import as_png, draw_front
+from him.compression.plots import draw_front
 from him.compression.pruning import check_amount
 from him.compression.report import pareto_table
 from him.config import Config
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import ConfigError
 from him.core.files import write_json
+from him.core.pictures import encode_png
 from him.runs.folder import ModelFolder, RunFolder
 from him.runs.models import check_model
 from him.runs.untrusted import check_places, check_writable
@@ -80,7 +81,7 @@ def _sweep(run: RunFolder, configs: Sequence[Config]) -> dict[str, Any]:
         # The last float stage and int8.
         points += [{"pruning_amount": config.pruning_amount, **stage} for stage in report["stages"][-2:]]
     picture = run.sweep_picture
-    picture.write_bytes(as_png(draw_front(points, metric)))
+    picture.write_bytes(encode_png(draw_front(points, metric)))
     result = {"points": points, "metric": metric, "table": pareto_table(points, metric), "picture": str(picture)}
     result["summary"] = f"picture: {picture}"
     write_json(run.sweep_report, result)

@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import uuid
 from pathlib import Path
 
 import torch
@@ -13,7 +11,7 @@ from torch import nn
 from him.config import Config
 from him.core.compute import Compute
 from him.core.errors import CheckpointError
-from him.core.files import sync, verify_folder, write_folder
+from him.core.files import add_folder, cannot_write, verify_folder
 from him.data.cache import cache_folder, cached_folder, content_digest, fingerprint
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_tensors
 from him.runs.folder import ModelFolder, RunFolder
@@ -113,17 +111,12 @@ def _keep(model: nn.Module, pretraining: RunFolder, kept: Path) -> None:
         save_tensors(model.state_dict(), ModelFolder(folder).weights)
         shutil.copyfile(pretraining.metrics, RunFolder(folder).metrics)
 
-    aside = kept.with_name(f".{kept.name}-{uuid.uuid4().hex[:8]}")
-    write_folder(aside, fill)
     if not _is_whole(kept):
         shutil.rmtree(kept, ignore_errors=True)
     try:
-        os.rename(aside, kept)
-        sync(kept.parent)
-    except OSError:  # the other one was quicker
-        shutil.rmtree(aside, ignore_errors=True)
-        if not _is_whole(kept):
-            raise
+        add_folder(kept, fill)
+    except OSError as error:
+        raise cannot_write(error, kept) from None
 
 
 def _copy_records(kept: Path, folder: RunFolder) -> None:

@@ -1,12 +1,9 @@
 """Pictures of the report and of the sweep: they are drawn, and what they show is in them."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from him.compression.plots import as_png, draw_front, draw_report
+from him.compression.plots import draw_front, draw_report
 from tests.compression.test_report import stage
 
 STAGES = [stage(), stage("pruned", 7.0, 14.0), stage("int8", 2.0, 5.0, F1=58.0)]
@@ -59,10 +56,3 @@ def test_the_front_has_a_mark_for_each_point():
     image = is_picture(draw_front(points(), "F1"))
     assert (is_picture(draw_front(points((0.0,)), "F1")) != image).any()
     assert (draw_front(points(), "F1") == image).all()
-
-
-def test_png():
-    image = draw_report(STAGES, "F1")
-    content = as_png(image)
-    assert content.startswith(b"\x89PNG")
-    assert (np.asarray(Image.open(io.BytesIO(content))) == image).all()

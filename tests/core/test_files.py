@@ -22,11 +22,13 @@ from him.core.files import (
     CHECKSUMS,
     LOCK,
     CannotWrite,
+    add_folder,
     cannot_write,
     checksum,
     find_folder,
     locked,
     remove_leftovers,
+    replace_folder,
     sync,
     verify_folder,
     write_folder,
@@ -188,6 +190,76 @@ def test_other_errors_stay_what_they_are(tmp_path):
 def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path):
     message = str(cannot_write(OSError(errno.ENOSPC, ""), tmp_path / "not" / "there" / "yet"))
     assert re.search(r"yet: no space to write it \(\d+\.\d MB free\)", message)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "a fault"), KeyboardInterrupt(), MemoryError()])
+def test_a_fault_at_any_call_leaves_an_added_folder_whole_or_absent(tmp_path, error):
+    def fail() -> None:
+        raise error
+
+    seen = set()
+    for number in range(1, MOST_CALLS):
+        folder = tmp_path / str(number) / "set"
+        try:
+            reached = run_with(number, fail, partial(add_folder, folder, fill("new")))
+        except type(error):
+            reached = True
+            seen.add(content(folder) if folder.exists() else None)
+        if not reached:
+            break
+        assert not folder.parent.exists() or {path.name for path in folder.parent.iterdir()} <= {"set"}
+    else:
+        raise AssertionError("more calls than expected")
+    assert seen == {None, "new"}
+
+
+def test_the_quicker_writer_is_kept(tmp_path):
+    """Also one that comes while the other writes, and what a third one has put aside stays."""
+
+    def fill_slowly(folder: Path) -> None:
+        fill("slow")(folder)
+        assert add_folder(tmp_path / "set", fill("quick"))
+
+    (tmp_path / ".set-12ab34cd").mkdir()
+    assert not add_folder(tmp_path / "set", fill_slowly)
+    assert not add_folder(tmp_path / "set", fill("late"))
+    assert content(tmp_path / "set") == "quick"
+    assert {path.name for path in tmp_path.iterdir()} == {"set", ".set-12ab34cd"}
+
+
+def test_an_added_folder_may_go_without_checksums(tmp_path):
+    assert add_folder(tmp_path / "deep" / "run", fill("new"), with_checksums=False)
+    assert {path.name for path in (tmp_path / "deep" / "run").iterdir()} == {"a.txt", "b.json"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs the paths of open files")
+def test_an_added_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+
+    def rename(*paths: Path) -> None:
+        done.append("rename")
+        os.replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    monkeypatch.setattr(os, "rename", rename)
+    add_folder(tmp_path / "set", fill("new"))
+    assert {"a.txt", "b.json", CHECKSUMS} < set(done[: done.index("rename")])
+    assert done[-2:] == ["rename", tmp_path.name]
+
+
+def test_a_stop_between_the_renames_of_a_replacement_keeps_the_old_folder(tmp_path):
+    """Until the next call, which must not take the old one for a leftover."""
+    for name in ("new", "folder"):
+        write_folder(tmp_path / name, fill(name))
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(2, stop, partial(replace_folder, tmp_path / "folder", tmp_path / "new"))
+    assert content(tmp_path / "folder") == "folder"
+    assert content(replace_folder(tmp_path / "folder", tmp_path / "new")) == "folder"
+    assert content(tmp_path / "folder") == "new"
 
 
 def test_leftovers_of_other_folders_stay(tmp_path):

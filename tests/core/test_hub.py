@@ -17,7 +17,7 @@ import pytest
 
 from him.core import hub
 from him.core.errors import DataError
-from him.core.hub import hub_split, load_hub_dataset
+from him.core.hub import hub_file, hub_folder, hub_split, load_hub_dataset, offline, quiet
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "owner/name"
@@ -138,9 +138,12 @@ def fake_hub(monkeypatch, empty_cache):
 
 
 def use_endpoint(monkeypatch, url: str) -> None:
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
-    for offline in (datasets.config, huggingface_hub.constants):
-        monkeypatch.setattr(offline, "HF_HUB_OFFLINE", False)
+    for switch in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(switch, "HF_HUB_OFFLINE", False)
 
 
 OUT_OF_REACH = (
@@ -210,11 +213,11 @@ def test_cache_serves_when_the_hub_is_out_of_reach(tmp_path, monkeypatch, empty_
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionError("reset\nby peer"), r"is out of reach \(reset\\nby peer\) and"),
+        (ConnectionError("reset\nby peer"), r"is out of reach \(reset by peer\) and"),
         (TimeoutError("slow"), r"is out of reach \(slow\) and"),
         (
             ValueError("No rows.\nNone"),
-            r"cannot be read \(ValueError: No rows\.\\nNone\); use",
+            r"cannot be read \(ValueError: No rows\. None\); use",
         ),
         (OSError(28, "No space left on device"), r"cannot be read \(OSError: .*No space left on device\)"),
     ],
@@ -227,6 +230,70 @@ def test_whatever_the_library_raises_is_one_line(monkeypatch, reachable, error, 
     with pytest.raises(DataError, match=message) as raised:
         load_hub_dataset(NAME, WAYS, [])
     check_one_line(raised)
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached_model(empty_cache) -> Path:
+    """A model in the cache, as the hub's client keeps it."""
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / "models--owner--name"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text("{}")
+    return snapshot
+
+
+@pytest.mark.parametrize("reason", [CAUSE, "HF_HUB_OFFLINE is set"])
+def test_a_model_in_the_cache_serves_when_the_hub_is_out_of_reach(monkeypatch, cached_model, reason):
+    asked = []
+    monkeypatch.setattr(hub, "_why_unreachable", lambda path: asked.append(path) or reason)
+    assert hub_folder(NAME, ["*.json"]) == cached_model
+    assert asked == ["api/models/owner/name"] and not huggingface_hub.is_offline_mode()
+
+
+def test_a_file_in_the_cache_is_taken_unasked(monkeypatch, cached_model):
+    monkeypatch.setattr(hub, "_why_unreachable", lambda path: pytest.fail("asked"))
+    assert hub_file(NAME, "config.json") == cached_model / "config.json"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "404"), (503, "^the hub is out of reach, it answers 503, and it is not in the c")],
+)
+@pytest.mark.parametrize("fetch", [lambda: hub_file(NAME, "config.json"), lambda: hub_folder(NAME, ["*.json"])])
+def test_a_model_that_cannot_be_had(fake_hub, fetch, status, message, capfd):
+    fake_hub.RequestHandlerClass.status = status
+    started_at = time.perf_counter()
+    with pytest.raises(OSError, match=message):
+        fetch()
+    assert time.perf_counter() - started_at < 5
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_libraries_are_quiet_for_a_while(bars):
+    import transformers
+
+    def state() -> list[bool | int]:
+        logs = [library.utils.logging.get_verbosity() for library in (datasets, huggingface_hub, transformers)]
+        off = [library.utils.are_progress_bars_disabled() for library in (datasets, huggingface_hub)]
+        return [*logs, *off, not transformers.utils.logging.is_progress_bar_enabled()]
+
+    before = state()
+    with quiet("datasets", "huggingface_hub", "transformers", bars=bars):
+        assert state() == [logging.CRITICAL] * 3 + (before[3:] if bars else [True] * 3)
+    assert state() == before and before[3:] == [False] * 3
+
+
+def test_offline_for_a_while():
+    with pytest.raises(KeyboardInterrupt), offline():
+        assert huggingface_hub.is_offline_mode() and datasets.config.HF_HUB_OFFLINE
+        raise KeyboardInterrupt
+    assert not huggingface_hub.is_offline_mode() and not datasets.config.HF_HUB_OFFLINE
 
 
 def test_datasets_is_imported_only_when_it_is_called():

@@ -177,6 +177,12 @@ def test_long_texts_are_cut(folder):
     assert scorer.f1(["cat " * 100], [["cat " * 100]]) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("capability", [None, "avx512_bf16", "amx_bf16"])
+def test_bf16_only_where_the_cpu_has_it(tiny_folder, monkeypatch, capability):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {capability: True})
+    assert BertScorer(str(tiny_folder))._use_bf16 == (capability is not None)
+
+
 def test_roberta_reads_the_first_word_like_any_other(tmp_path):
     """Byte-level words begin with their space, the first word of a text too, which transformers 5 has to be told at
     loading; and two of RoBERTa's positions are no tokens: without a limit of its own the tokenizer must keep off them.
@@ -253,6 +259,7 @@ def test_no_such_folder(model, no_network):
 def test_hub_out_of_reach(no_network):
     message = error_of("nobody/no-such-model-of-him")
     assert "neither a folder nor to be had from the Hugging Face hub (" in message
+    assert "the hub is out of reach" in message and "not in the cache" in message
     assert "); check the name and the network, or give a folder" in message
 
 
@@ -261,14 +268,14 @@ def test_malformed_hub_name(no_network):
     assert no_network == []
 
 
-def test_hub_name_is_loaded_from_its_local_copy(monkeypatch, folder):
+def test_hub_name_is_loaded_from_its_local_copy(monkeypatch, reachable, folder):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(folder))
     scorer = BertScorer("somebody/tiny-bert")
     assert scorer.model == "somebody/tiny-bert"
     assert scorer.f1(["cat"], [["cat"]]) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_hub_name_takes_the_layer_bert_score_recommends(monkeypatch, folder):
+def test_hub_name_takes_the_layer_bert_score_recommends(monkeypatch, reachable, folder):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(folder))
     monkeypatch.setitem(importlib.import_module("bert_score.utils").model2layers, "somebody/tiny-bert", 1)
     assert BertScorer("somebody/tiny-bert").num_layers == 1

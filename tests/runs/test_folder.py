@@ -121,9 +121,10 @@ def test_a_finished_compression_takes_the_place_of_the_earlier_one(tmp_path):
 
 def test_an_earlier_compression_comes_back_where_there_is_no_new_one(tmp_path):
     target = CompressionFolder(tmp_path / "compressed")
-    write_model(target.old / "int8")
+    old = tmp_path / "compressed.old"
+    write_model(old / "int8")
     target.remove_leftovers()
-    assert ModelFolder(target.model("int8")).is_there and not target.old.exists()
+    assert ModelFolder(target.model("int8")).is_there and not old.exists()
 
 
 @pytest.mark.parametrize(

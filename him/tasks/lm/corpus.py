@@ -1,9 +1,7 @@
 """The corpus of a language model as tokens: made once, kept on disk, and mapped into memory afterwards."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from him.core.errors import CheckpointError
-from him.core.files import sync_folder, verify_folder, write_checksums
+from him.core.files import add_folder, verify_folder
 from him.core.messages import fail
 from him.data.cache import cached_folder, fingerprint
 from him.data.documents import Documents
@@ -131,9 +129,8 @@ def _load_parts(folder: Path) -> dict[str, TokenText]:
 def _build(folder: Path, parts: dict[str, Documents], tokenizer: Tokenizer) -> None:
     """Writes a folder that appears whole or not at all; one that another process has written meanwhile is kept."""
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def fill(aside: Path) -> None:
         for part, documents in parts.items():
             _write_ids(aside / f"{part}.bin", documents, tokenizer, dtype)
         (aside / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
@@ -146,13 +143,8 @@ def _build(folder: Path, parts: dict[str, Documents], tokenizer: Tokenizer) -> N
             "file_bytes": {path.name: path.stat().st_size for path in sorted(aside.iterdir())},
         }
         (aside / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        write_checksums(aside)
-        sync_folder(aside)
-        os.rename(aside, folder)
-    except BaseException as error:  # Ctrl-C too
-        shutil.rmtree(aside, ignore_errors=True)
-        if not (isinstance(error, OSError) and folder.is_dir()):
-            raise
+
+    add_folder(folder, fill)
 
 
 def _write_ids(path: Path, documents: Documents, tokenizer: Tokenizer, dtype: np.dtype) -> None:

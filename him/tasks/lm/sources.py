@@ -26,7 +26,7 @@ from him.data.documents import (
     text_documents,
     whole,
 )
-from him.data.sources import SAMPLE, check_source_flags, note_shortage
+from him.data.sources import SAMPLE, check_source_flags, note_held_out, note_leakage, note_shortage, split_off
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -97,7 +97,9 @@ def load_corpus(
     if validation_size is not None:
         note_shortage("--validation_size", validation_size, len(validation), "documents", notes)
         validation = validation.take(range(min(validation_size, len(validation))))
-    _note_leakage(train, validation, notes)
+    held = list(map(bytes, validation.digests))
+    fault = "the training data holds {shared} of the {total} validation documents too"
+    note_leakage(map(bytes, train.digests), held, fault, notes)
     return CorpusSplits(train, validation, tuple(notes))
 
 
@@ -136,17 +138,6 @@ def _sampled(num_documents: int, sample_size: int, seed: int, notes: list[str]) 
     """Places of `sample_size` documents, drawn and in order; of all if there are fewer."""
     note_shortage("--sample_size", sample_size, num_documents, "documents", notes)
     return sorted(random.Random(f"{seed} sample").sample(range(num_documents), min(sample_size, num_documents)))
-
-
-def _note_leakage(train: Documents, validation: Documents, notes: list[str]) -> None:
-    """Says so when validation is partly a test of memory; refused it is not, because it may be what the user wants."""
-    held = set(map(bytes, validation.digests))
-    seen = {digest for digest in map(bytes, train.digests) if digest in held}
-    if both := sum(bytes(digest) in seen for digest in validation.digests):
-        notes.append(
-            f"warning: the training data holds {both:,} of the {len(validation):,} validation documents too; "
-            "validation scores will be too good"
-        )
 
 
 # --- local files ----------------------------------------------------------------------------------------------------
@@ -234,17 +225,12 @@ def _hold_out(
     files: Sequence[TextFile], source: str, seed: int, notes: list[str]
 ) -> tuple[list[FilePart], list[FilePart]]:
     """Whole files where there are enough of them, because the end of a text is much like its beginning."""
-    parts: tuple[list[FilePart], list[FilePart]] = ([], [])
     if len(files) >= MIN_FILES_TO_SPLIT:
-        num_held = len(files) // 10
-        held = set(random.Random(f"{seed} hold out").sample(range(len(files)), num_held))
-        for place, file in enumerate(files):
-            parts[place in held].append(whole(file))
-        notes.append(
-            f"no --validation_file: {num_held:,} of {len(files):,} files, chosen by --seed {seed}, "
-            "are held out for validation"
-        )
-        return parts
+        parts = [whole(file) for file in files]
+        drawn = split_off(parts, range(len(files)), len(files) // 10, f"{seed} hold out", "files")
+        note_held_out(f"{drawn.share}, chosen by --seed {seed},", notes)
+        return drawn.train, drawn.validation
+    parts: tuple[list[FilePart], list[FilePart]] = ([], [])
     for file in files:
         cut = file.byte_of(int(TRAIN_SHARE * file.num_characters))
         for part, (start, stop) in zip(parts, ((file.start, cut), (cut, file.stop)), strict=True):
@@ -254,10 +240,8 @@ def _hold_out(
         fail(source, "one character is too little to hold some out", "give more text, or --validation_file FILE")
     held, total = (sum(part.stop - part.start for part in found) for found in (parts[1], parts[0] + parts[1]))
     ends = "the file" if len(files) == 1 else f"each of the {len(files)} files"
-    notes.append(
-        f"no --validation_file: the last {1 - TRAIN_SHARE:.0%} of the characters of {ends} "
-        f"({held:,} of {total:,} bytes) are held out for validation"
-    )
+    share = f"the last {1 - TRAIN_SHARE:.0%} of the characters"
+    note_held_out(f"{share} of {ends} ({held:,} of {total:,} bytes)", notes)
     return parts
 
 

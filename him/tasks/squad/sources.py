@@ -5,7 +5,6 @@ user should know about a choice made here (articles held out, repeated questions
 note of one line, which the caller prints.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +12,16 @@ from typing import TYPE_CHECKING
 from him.core.errors import DataError
 from him.core.hub import hub_split, load_hub_dataset
 from him.core.messages import shown
-from him.data.sources import LOCAL_WAYS, SAMPLE, check_source_flags, note_shortage
+from him.data.sources import (
+    LOCAL_WAYS,
+    SAMPLE,
+    check_source_flags,
+    note_held_out,
+    note_leakage,
+    note_shortage,
+    num_held_out,
+    split_off,
+)
 from him.tasks.squad.reader import Paragraph, Question, SquadData, read_squad, squad_from_document, squad_from_rows
 
 if TYPE_CHECKING:
@@ -77,7 +85,8 @@ def load_squad(
         train, validation = _from_hub(dataset or DEFAULT_SQUAD, dataset_config, notes)
     if sample_size is not None:
         train = first_questions(train, sample_size, notes)
-    _note_leakage(train, validation, notes)
+    contexts, held = ({paragraph.context for paragraph in data.paragraphs} for data in (train, validation))
+    note_leakage(contexts, held, "{shared} of the {total} validation contexts are in the training data too", notes)
     source_ids = tuple(file_of[question.id] for question in train.questions) if train_files else ()
     return SquadSplits(train, validation, tuple(notes), source_ids)
 
@@ -159,33 +168,12 @@ def hold_out(data: SquadData, share: float, seed: int, notes: list[str]) -> tupl
     """
     by_title = len({paragraph.title for paragraph in data.paragraphs}) > 1
     unit_of = [paragraph.title if by_title else paragraph.context for paragraph in data.paragraphs]
-    units = list(dict.fromkeys(unit_of))
-    if len(units) < 2:
-        fault = "there is only one context, so that none can be held out for validation"
-        raise DataError(f"{data.source}: {fault}; give --validation_file FILE")
-    num_held = min(len(units) - 1, max(1, round(share * len(units))))
-    held = set(random.Random(seed).sample(units, num_held))
-    parts: tuple[list[Paragraph], list[Paragraph]] = ([], [])
-    for paragraph, unit in zip(data.paragraphs, unit_of, strict=True):
-        parts[unit in held].append(paragraph)
-    train, validation = (SquadData.from_paragraphs(part, data.source) for part in parts)
-    notes.append(
-        f"no --validation_file: {num_held:,} of {len(units):,} {'articles' if by_title else 'contexts'} "
-        f"({validation.num_questions:,} of {data.num_questions:,} questions), chosen by --seed {seed}, "
-        "are held out for validation"
-    )
+    num_held = num_held_out(len(set(unit_of)), share, data.source, "context")
+    parts = split_off(data.paragraphs, unit_of, num_held, seed, "articles" if by_title else "contexts")
+    train, validation = (SquadData.from_paragraphs(part, data.source) for part in (parts.train, parts.validation))
+    questions = f"{validation.num_questions:,} of {data.num_questions:,} questions"
+    note_held_out(f"{parts.share} ({questions}), chosen by --seed {seed},", notes)
     return train, validation
-
-
-def _note_leakage(train: SquadData, validation: SquadData, notes: list[str]) -> None:
-    """Says so when validation is partly a test of memory; refused it is not, because it may be what the user wants."""
-    seen = {paragraph.context for paragraph in train.paragraphs}
-    contexts = {paragraph.context for paragraph in validation.paragraphs}
-    if both := len(seen & contexts):
-        notes.append(
-            f"warning: {both:,} of the {len(contexts):,} validation contexts are in the training data too; "
-            "validation scores will be too good"
-        )
 
 
 # --- the built-in sample --------------------------------------------------------------------------------------------

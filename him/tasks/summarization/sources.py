@@ -4,7 +4,6 @@ Exactly one of the three serves a run, as with question answering in `squad_sour
 and what the user should know about a choice made here is a note of one line, which the caller prints.
 """
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,9 +11,17 @@ from typing import TYPE_CHECKING
 
 from him.core.errors import ConfigError
 from him.core.hub import hub_split, load_hub_dataset
-from him.core.messages import fail
 from him.data.records import ID, Fields, Pair, PairData, Records, pairs_from_records, read_pairs
-from him.data.sources import LOCAL_WAYS, SAMPLE, check_source_flags, note_shortage
+from him.data.sources import (
+    LOCAL_WAYS,
+    SAMPLE,
+    check_source_flags,
+    note_held_out,
+    note_leakage,
+    note_shortage,
+    num_held_out,
+    split_off,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -95,7 +102,8 @@ def load_pairs(
         validation = _hub_pairs(splits, name, "validation", fields, validation_size, notes)
     train = _first(train, "--sample_size", sample_size, "training pairs", notes)
     validation = _first(validation, "--validation_size", validation_size, "validation pairs", notes)
-    _note_leakage(train, validation, notes)
+    documents, held = ({pair.document for pair in data.pairs} for data in (train, validation))
+    note_leakage(documents, held, "{shared} of the {total} validation documents are in the training data too", notes)
     source_ids = tuple(file_of[pair.id] for pair in train.pairs) if train_files else ()
     return PairSplits(train, validation, tuple(notes), source_ids)
 
@@ -115,16 +123,6 @@ def _first(data: PairData, flag: str, size: int | None, what: str, notes: list[s
         return data
     note_shortage(flag, size, len(data), what, notes)
     return PairData(data.pairs[:size], data.source)
-
-
-def _note_leakage(train: PairData, validation: PairData, notes: list[str]) -> None:
-    """Says so when validation is partly a test of memory; refused it is not, because it may be what the user wants."""
-    documents = {pair.document for pair in validation.pairs}
-    if both := len(documents & {pair.document for pair in train.pairs}):
-        notes.append(
-            f"warning: {both:,} of the {len(documents):,} validation documents are in the training data too; "
-            "validation scores will be too good"
-        )
 
 
 # --- local files ----------------------------------------------------------------------------------------------------
@@ -149,21 +147,11 @@ def hold_out(data: PairData, share: float, seed: int, notes: list[str]) -> tuple
     Raises:
         DataError: there is one document only.
     """
-    documents = list(dict.fromkeys(pair.document for pair in data.pairs))
-    if len(documents) < 2:
-        fault = "there is only one document, so that none can be held out for validation"
-        fail(data.source, fault, "give --validation_file FILE")
-    num_held = min(len(documents) - 1, max(1, round(share * len(documents))))
-    held = set(random.Random(seed).sample(documents, num_held))
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair in data.pairs:
-        parts[pair.document in held].append(pair)
-    notes.append(
-        f"no --validation_file: {num_held:,} of {len(documents):,} documents, chosen by --seed {seed}, "
-        "are held out for validation"
-    )
-    train, validation = (PairData(tuple(part), data.source) for part in parts)
-    return train, validation
+    documents = [pair.document for pair in data.pairs]
+    num_held = num_held_out(len(set(documents)), share, data.source, "document")
+    parts = split_off(data.pairs, documents, num_held, seed, "documents")
+    note_held_out(f"{parts.share}, chosen by --seed {seed},", notes)
+    return PairData(tuple(parts.train), data.source), PairData(tuple(parts.validation), data.source)
 
 
 # --- the built-in sample --------------------------------------------------------------------------------------------
