@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from him.config.config import Config, field_names, kind_of, known, raise_together, unknown
-from him.config.options.shared import SECTIONS
+from him.config.options import SECTIONS
 from him.core.errors import ConfigError
 
 LARGEST_YAML = 20_000  # bytes

@@ -18,30 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from him.config.bert import bert_settings, is_bert
-from him.config.options.shared import (
-    CompressionOptions,
-    DataOptions,
-    GenerationOptions,
-    ModelOptions,
-    OptimizationOptions,
-    OutputOptions,
-    PretrainingOptions,
-    TrainingOptions,
-)
+from him.config.options import SECTIONS, TASKS, readers_of
 from him.core.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(
-    ModelOptions,
-    DataOptions,
-    OptimizationOptions,
-    TrainingOptions,
-    PretrainingOptions,
-    GenerationOptions,
-    CompressionOptions,
-    OutputOptions,
-):
+class Config(*SECTIONS):
     """Every setting of a run, by the name of its flag: `Config(task_type="squad", num_epochs=3)`.
 
     Raises:
@@ -59,8 +41,11 @@ class Config(
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "Config":
         """The same with every field that is None, and that the task reads, set from `defaults`, if it is there."""
-        read = {each.name for each in fields(self) if self.task_type in each.metadata.get("tasks", (self.task_type,))}
-        missing = {name: value for name, value in defaults.items() if name in read and getattr(self, name) is None}
+        missing = {
+            name: value
+            for name, value in defaults.items()
+            if getattr(self, name) is None and self.task_type in readers_of(name)
+        }
         return dataclasses.replace(self, **missing)
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,13 +180,12 @@ def _conflicts(config: Config) -> list[str]:
 
 def _flags_of_other_tasks(config: Config) -> list[str]:
     """What was set and only other tasks read."""
-    readers = {each.name: each.metadata.get("tasks", (config.task_type,)) for each in fields(config)}
-    if config.task_type not in {task for each in fields(config) for task in each.metadata.get("tasks", ())}:
-        return []  # an unknown task, which is refused by whoever looks it up
+    if config.task_type not in TASKS:
+        return []  # refused by whoever looks it up
     return [
-        f"--{each.name} is for --task_type {' or '.join(readers[each.name])}, not {config.task_type}; leave it out"
+        f"--{each.name} is for --task_type {' or '.join(readers_of(each.name))}, not {config.task_type}; leave it out"
         for each in fields(config)
-        if config.task_type not in readers[each.name] and getattr(config, each.name) != each.default
+        if config.task_type not in readers_of(each.name) and getattr(config, each.name) != each.default
     ]
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from him.cli.parser import Parser, add_settings, build_parser, parse_command_line
 from him.config.config import Config, field_names, kind_of, with_shape_of_earlier
+from him.config.options import OPTIONS, TASKS, readers_of, task_defaults
 from him.core.errors import CheckpointError, ConfigError, HimError
-from him.tasks import TASKS, task_class
-from him.tasks.base import DEFAULTS
+from him.tasks import task_class
 
 # The flags of the design: value when nobody says anything, and other names. None: none, or the task's own.
 FLAGS = {
@@ -70,8 +70,7 @@ def config_of(line: str) -> Config:
 
 def reader_of(name: str) -> str:
     """A task that reads a setting."""
-    (each,) = (each for each in fields(Config) if each.name == name)
-    return each.metadata.get("tasks", ("squad",))[0]
+    return readers_of(name)[0]
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -202,9 +201,8 @@ def test_precedence(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("batch_size: 7\nnum_epochs: 8\nlearning_rate: 1e-2\n", encoding="utf-8")
     task = task_class("squad")
-    assert task.defaults["batch_size"] == 32 and task.defaults["num_epochs"] == 3
-    assert DEFAULTS["num_epochs"] == 10 and DEFAULTS["batch_size"] == 16
-    assert "label_smoothing" not in task.defaults or task.defaults["label_smoothing"] != 0.77
+    assert task_defaults("squad")["batch_size"] == 32 and task_defaults("squad")["num_epochs"] == 3
+    assert task_defaults("lm")["num_epochs"] == 10 and task_defaults("lm")["batch_size"] == 16
 
     def resolved(line: str) -> tuple:
         config = task.resolve(config_of(line))
@@ -227,8 +225,10 @@ def test_with_defaults_fills_only_what_is_none():
 def test_resolved_settings_have_no_gap(task):
     """What trains must not be None: these are read by the trainer, the model and the data."""
     config = task_class(task).resolve(Config(task_type=task))
-    read = {each.name for each in fields(Config) if task in each.metadata.get("tasks", (task,))}
-    names = read & {*DEFAULTS, "max_seq_len", "vocab_size", "tokenizer_type"}
+    read = {each.name for each in fields(Config) if task in readers_of(each.name)}
+    general = {name for name, each in OPTIONS.items() if "fallback" in each.metadata}
+    assert len(general) == 15
+    names = read & {*general, "max_seq_len", "vocab_size", "tokenizer_type"}
     assert [name for name in names if getattr(config, name) is None] == []
 
 

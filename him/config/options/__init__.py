@@ -1,1 +1,51 @@
-"""Every setting of a run, as dataclass fields that are flags too."""
+"""Every setting of a run, as dataclass fields that are flags too; and the registry of tasks.
+
+A task is a name in `TASKS`. All else follows from it: its settings are in `him/config/options/NAME.py`, its code in
+`him/tasks/NAME/`.
+"""
+
+import difflib
+from dataclasses import Field, fields
+from importlib import import_module
+from typing import Any
+
+from him.config.options.option import TaskSpec
+from him.config.options.shared import SHARED_SECTIONS
+from him.core.errors import ConfigError
+
+TASKS = ("squad", "summarization", "lm")
+SPECS: dict[str, TaskSpec] = {name: import_module(f"{__name__}.{name}").SPEC for name in TASKS}
+SECTIONS = (*SHARED_SECTIONS, *(spec.options for spec in SPECS.values()))
+# By name, in the order of `--help`.
+OPTIONS: dict[str, Field] = {each.name: each for section in SECTIONS for each in fields(section)}
+
+_OWNERS = {each.name: name for name, spec in SPECS.items() for each in fields(spec.options)}
+
+
+def spec_of(task: str) -> TaskSpec:
+    """What is known of a task.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if task not in SPECS:
+        near = difflib.get_close_matches(task, TASKS, 1)
+        raise ConfigError(
+            f"--task_type {task} is not known; use {' or '.join(TASKS)}" + (f" ({near[0]}?)" if near else "")
+        )
+    return SPECS[task]
+
+
+def readers_of(name: str) -> tuple[str, ...]:
+    """The tasks that read a setting."""
+    return (_OWNERS[name],) if name in _OWNERS else OPTIONS[name].metadata.get("tasks", TASKS)
+
+
+def task_defaults(task: str) -> dict[str, Any]:
+    """What stands for None in the settings that a task reads, where anything does.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    general = {name: each.metadata["fallback"] for name, each in OPTIONS.items() if "fallback" in each.metadata}
+    return {name: value for name, value in (general | spec_of(task).defaults).items() if task in readers_of(name)}

@@ -1,22 +1,11 @@
-"""Every setting: a field here is a flag, a YAML key, an argument and a line of `--help`.
+"""The settings that more than one task reads: a field here is a flag, a YAML key, an argument and a line of `--help`.
 
 A default of None stands for the task's own value, or for none.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-
-def option(default: Any, help: str, **checks: Any) -> Any:
-    """A dataclass field that is also a flag.
-
-    Args:
-        default: its value when nobody names one; None stands for "the task's own" or "none".
-        help: its line in `--help`.
-        **checks: `choices`, `low` and `high` (inclusive), `above` and `below` (exclusive), `aliases` (other flags),
-            `tasks` (the only ones that read it).
-    """
-    return field(default=default, metadata={"help": help, **checks})
+from him.config.options.option import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +27,8 @@ class ModelOptions:
     )
     conv_kernel_size: int | None = option(
         None,
-        "neighbours that a convolution before each attention mixes; odd, 0 is off [the task's own]",
+        "neighbours that a convolution before each attention mixes; odd, 0 is off",
+        fallback=0,
         low=0,
         high=63,
         aliases=("conv_width",),
@@ -46,23 +36,17 @@ class ModelOptions:
     norm_first: bool = option(True, "pre-LN; --no-norm_first is post-LN")
     layer_norm_eps: float = option(1e-5, "added to the variance in all norms", above=0.0, high=1.0)
     activation: str | None = option(
-        None, "of the feed-forward layers [the task's own]", choices=("gelu", "relu_squared")
+        None, "of the feed-forward layers", fallback="gelu", choices=("gelu", "relu_squared")
     )
     positions: str = option("rotary", "how the model knows places", choices=("rotary", "learned"))
     dropout: float | None = option(
-        None, "dropout on embeddings and residual branches [the task's own]", low=0.0, below=1.0
+        None, "dropout on embeddings and residual branches", fallback=0.1, low=0.0, below=1.0
     )
     variational_dropout: bool | None = option(
-        None, "all places of a sample lose the same channels [the task's own]", aliases=("shared_dropout",)
+        None, "all places of a sample lose the same channels", fallback=False, aliases=("shared_dropout",)
     )
     attention_dropout: float = option(0.0, "dropout on attention weights; slow", low=0.0, below=1.0)
-    word_dropout: float | None = option(
-        None, "share of tokens hidden while training [the task's own]", low=0.0, below=1.0
-    )
-    lexical_features: bool = option(
-        True, "question answering: feed in word matches, shapes and rarity", tasks=("squad",)
-    )
-    copy_head: bool = option(True, "summarization: words may be copied from the document", tasks=("summarization",))
+    word_dropout: float | None = option(None, "share of tokens hidden while training", fallback=0.0, low=0.0, below=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,24 +73,7 @@ class DataOptions:
         tasks=("squad", "summarization"),
         aliases=("first_file_last",),
     )
-    num_augmentations: int | None = option(
-        None,
-        "squad: each epoch sees one of so many variants of a question, with words and sentences left out, or the "
-        "question itself; 0 is off [the task's own]",
-        low=0,
-        high=100,
-        tasks=("squad",),
-        aliases=("variants",),
-    )
     validation_file: str | None = option(None, "local validation file; for lm also a folder")
-    corpus_dir: str | None = option(None, "lm: folder whose .txt files, at any depth, are the corpus", tasks=("lm",))
-    document_field: str | None = option(
-        None, "summarization: field with the document (none: `document`)", tasks=("summarization",)
-    )
-    summary_field: str | None = option(
-        None, "summarization: field with the summary (none: `summary`)", tasks=("summarization",)
-    )
-    text_field: str | None = option(None, "lm: column of a hub set with the text (none: `text`)", tasks=("lm",))
     sample_size: int | None = option(None, "train on N examples only; lm: N documents of the corpus in all", low=1)
     validation_size: int | None = option(
         None, "validate on the first N examples or documents only", low=1, tasks=("summarization", "lm")
@@ -114,27 +81,12 @@ class DataOptions:
     tokenizer: str | None = option(None, "tokenizer to load: folder, file or hub name (none: train one on the data)")
     tokenizer_type: str | None = option(
         None,
-        "kind of the trained tokenizer [the task's own]",
+        "kind of the trained tokenizer",
         choices=("wordpiece", "bpe", "char"),
         tasks=("summarization", "lm"),
     )
-    vocab_size: int | None = option(None, "pieces of the trained tokenizer [the task's own]", low=300, high=1_000_000)
-    max_seq_len: int | None = option(
-        None, "longest sequence, in tokens [the task's own]", low=16, high=8192, aliases=("seq_len",)
-    )
-    max_target_len: int = option(
-        48, "summarization: tokens of --max_seq_len kept for the summary", low=4, high=4096, tasks=("summarization",)
-    )
-    doc_stride: int = option(
-        128, "squad: tokens that neighbouring windows of a long context share", low=0, tasks=("squad",)
-    )
-    eval_stride: int | None = option(
-        None,
-        "lm: new tokens that each validation window scores; fewer see more context (none: --seq_len)",
-        low=1,
-        tasks=("lm",),
-    )
-    max_answer_words: int = option(15, "squad: longest answer, in words", low=1, tasks=("squad",))
+    vocab_size: int | None = option(None, "pieces of the trained tokenizer", low=300, high=1_000_000)
+    max_seq_len: int | None = option(None, "longest sequence, in tokens", low=16, high=8192, aliases=("seq_len",))
     cache_dir: str | None = option(None, "where prepared data is kept (none: .cache in --output_dir)")
 
 
@@ -143,7 +95,7 @@ class OptimizationOptions:
     """Optimization."""
 
     optimizer: str | None = option(
-        None, "muon: matrices inside the layers by Muon, the rest by AdamW [the task's own]", choices=("adamw", "muon")
+        None, "muon: matrices inside the layers by Muon, the rest by AdamW", fallback="adamw", choices=("adamw", "muon")
     )
     learning_rate: float = option(1e-3, "highest learning rate", above=0.0, high=10.0)
     muon_learning_rate: float = option(0.02, "highest learning rate of Muon's matrices", above=0.0, high=10.0)
@@ -158,11 +110,12 @@ class OptimizationOptions:
     beta2: float = option(0.98, "AdamW's second moment decay", low=0.0, below=1.0)
     max_grad_norm: float = option(1.0, "gradient norm to clip to", above=0.0)
     label_smoothing: float | None = option(
-        None, "share of the target spread over all classes [the task's own]", low=0.0, below=1.0
+        None, "share of the target spread over all classes", fallback=0.0, low=0.0, below=1.0
     )
     ema_decay: float | None = option(
         None,
-        "decay per step of the EMA weights that are evaluated and kept; 0 is off [the task's own]",
+        "decay per step of the EMA weights that are evaluated and kept; 0 is off",
+        fallback=0.0,
         low=0.0,
         below=1.0,
     )
@@ -173,10 +126,10 @@ class TrainingOptions:
     """Training."""
 
     num_epochs: int | None = option(
-        None, "passes over the training data [the task's own]", low=1, aliases=("epochs", "epoch")
+        None, "passes over the training data", fallback=10, low=1, aliases=("epochs", "epoch")
     )
     max_steps: int | None = option(None, "stop after this many optimizer steps", low=1)
-    batch_size: int | None = option(None, "examples per optimizer step [the task's own]", low=1)
+    batch_size: int | None = option(None, "examples per optimizer step", fallback=16, low=1)
     micro_batch_size: int | None = option(None, "examples per forward pass; the rest is accumulated", low=1)
     eval_every_steps: int | None = option(None, "also evaluate every N steps (always: each epoch)", low=1)
     micro_batch_tokens: int | None = option(
@@ -209,7 +162,7 @@ class PretrainingOptions:
     """Before training: learn from the texts alone."""
 
     pretrain_epochs: int | None = option(
-        None, "passes over the training texts without their labels, before the others; 0 is off [the task's own]", low=0
+        None, "passes over the training texts without their labels, before the others; 0 is off", fallback=0, low=0
     )
     pretrain_files: tuple[str, ...] = option(
         (), "more texts for these passes: .txt files and folders of them, or files such as --train_file"
@@ -221,9 +174,8 @@ class PretrainingOptions:
 class GenerationOptions:
     """Generating text."""
 
-    max_new_tokens: int = option(128, "lm: longest continuation", low=1, high=100_000, tasks=("lm",))
     num_beams: int | None = option(
-        None, "hypotheses of beam search; 1 is greedy [the task's own]", low=1, high=64, tasks=("summarization", "lm")
+        None, "hypotheses of beam search; 1 is greedy", fallback=1, low=1, high=64, tasks=("summarization", "lm")
     )
     length_penalty: float = option(
         1.0,
@@ -234,12 +186,13 @@ class GenerationOptions:
     )
     no_repeat_ngram_size: int | None = option(
         None,
-        "no run of so many tokens is written twice; 0 is off [the task's own]",
+        "no run of so many tokens is written twice; 0 is off",
+        fallback=0,
         low=0,
         tasks=("summarization", "lm"),
     )
     no_repeat_words: bool | None = option(
-        None, "no word is written twice [the task's own]", tasks=("summarization", "lm")
+        None, "no word is written twice", fallback=False, tasks=("summarization", "lm")
     )
     temperature: float = option(
         0.0,
@@ -310,7 +263,7 @@ class OutputOptions:
     bertscore_samples: int = option(200, "predictions that BERTScore reads at each evaluation; 0 is off", low=0)
 
 
-SECTIONS = (
+SHARED_SECTIONS = (
     ModelOptions,
     DataOptions,
     OptimizationOptions,
