@@ -5,11 +5,12 @@ A task is a name in `TASKS`. All else follows from it: its settings are in `him/
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import Field, fields
 from importlib import import_module
 from typing import Any
 
-from him.config.options.option import TaskSpec
+from him.config.options.option import ROLES, TaskSpec
 from him.config.options.shared import SHARED_SECTIONS
 from him.core.errors import ConfigError
 
@@ -49,3 +50,18 @@ def task_defaults(task: str) -> dict[str, Any]:
     """
     general = {name: each.metadata["fallback"] for name, each in OPTIONS.items() if "fallback" in each.metadata}
     return {name: value for name, value in (general | spec_of(task).defaults).items() if task in readers_of(name)}
+
+
+def with_role(*roles: str) -> tuple[str, ...]:
+    """The settings that have any of these roles, in the order of `--help`."""
+    return tuple(name for name, each in OPTIONS.items() if each.metadata["roles"] & _known(roles))
+
+
+def only_roles(*roles: str) -> tuple[str, ...]:
+    """The settings that have no other role than these, in the order of `--help`."""
+    return tuple(name for name, each in OPTIONS.items() if each.metadata["roles"] <= _known(roles))
+
+
+def _known(roles: Sequence[str]) -> frozenset[str]:
+    assert set(roles) <= ROLES.keys(), f"unknown roles {set(roles) - ROLES.keys()}"
+    return frozenset(roles)

@@ -9,12 +9,17 @@ from him.config.options.option import TaskSpec, option
 class LanguageModelingOptions:
     """Language modelling."""
 
-    corpus_dir: str | None = option(None, "lm: folder whose .txt files, at any depth, are the corpus")
-    text_field: str | None = option(None, "lm: column of a hub set with the text (none: `text`)")
-    eval_stride: int | None = option(
-        None, "lm: new tokens that each validation window scores; fewer see more context (none: --seq_len)", low=1
+    corpus_dir: str | None = option(
+        None, "lm: folder whose .txt files, at any depth, are the corpus", role=("data", "validation", "path")
     )
-    max_new_tokens: int = option(128, "lm: longest continuation", low=1, high=100_000)
+    text_field: str | None = option(None, "lm: column of a hub set with the text (none: `text`)", role="data")
+    eval_stride: int | None = option(
+        None,
+        "lm: new tokens that each validation window scores; fewer see more context (none: --seq_len)",
+        role="evaluation",
+        low=1,
+    )
+    max_new_tokens: int = option(128, "lm: longest continuation", role="decoding", low=1, high=100_000)
 
 
 SPEC = TaskSpec(

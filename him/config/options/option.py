@@ -4,18 +4,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# What a setting is for. Which settings a run may change when it goes on, which a pretraining depends on, which flags a
+# script takes: all that is derived from these, and listed nowhere.
+ROLES = {
+    "shape": "decides what weights there are and how they are used; taken over with the weights of an earlier model",
+    "examples": "decides how data become examples: what is learned of them, and where they are cut",
+    "data": "decides which data there are, and how they are mixed and changed",
+    "validation": "among the data: decides by name or number what is validated on",
+    "records": "among the data: the names of the fields in a file of records, also of a file to predict",
+    "optimization": "decides the trained weights, beside shape and data: rates, batch sizes, precision, seed",
+    "start": "what a training learns from beside its data: an earlier model, a teacher, a tokenizer, a pretraining",
+    "budget": "decides how long something goes on or whether it is done at all; what is done before stays the same",
+    "machine": "decides where it is computed",
+    "path": "says where something is; it may move, as its content is compared by itself",
+    "cache": "says where prepared data are kept, from which nothing else depends",
+    "decoding": "decides how a trained model generates text",
+    "evaluation": "decides how much is measured, and on what; also of a file that a finished model is measured on",
+    "compression": "decides what the stage after training does",
+    "report": "decides what is recorded of a run: pictures, slow metrics, checkpoints; no weight depends on it",
+}
 
-def option(default: Any, help: str, **checks: Any) -> Any:
+
+def option(default: Any, help: str, *, role: str | tuple[str, ...], **checks: Any) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
         default: its value when nobody names one; None stands for "the task's own" or "none".
         help: its line in `--help`.
+        role: what it is for, among `ROLES`; several where it is for several things.
         **checks: `choices`, `low` and `high` (inclusive), `above` and `below` (exclusive), `aliases` (other flags),
             `tasks` (the only ones that read it; a task's own section says so by itself), `fallback` (what stands for
             None where a task has no value of its own).
     """
-    return field(default=default, metadata={"help": help, **checks})
+    roles = frozenset((role,) if isinstance(role, str) else role)
+    assert roles and roles <= ROLES.keys(), f"unknown roles {roles - ROLES.keys()}"
+    return field(default=default, metadata={"help": help, "roles": roles, **checks})
 
 
 @dataclass(frozen=True, kw_only=True)

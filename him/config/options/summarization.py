@@ -9,10 +9,16 @@ from him.config.options.option import TaskSpec, option
 class SummarizationOptions:
     """Summarization."""
 
-    copy_head: bool = option(True, "summarization: words may be copied from the document")
-    document_field: str | None = option(None, "summarization: field with the document (none: `document`)")
-    summary_field: str | None = option(None, "summarization: field with the summary (none: `summary`)")
-    max_target_len: int = option(48, "summarization: tokens of --max_seq_len kept for the summary", low=4, high=4096)
+    copy_head: bool = option(True, "summarization: words may be copied from the document", role="shape")
+    document_field: str | None = option(
+        None, "summarization: field with the document (none: `document`)", role=("data", "records")
+    )
+    summary_field: str | None = option(
+        None, "summarization: field with the summary (none: `summary`)", role=("data", "records")
+    )
+    max_target_len: int = option(
+        48, "summarization: tokens of --max_seq_len kept for the summary", role="examples", low=4, high=4096
+    )
 
 
 SPEC = TaskSpec(
