@@ -32,7 +32,7 @@ from him.compression.pruning import (
 from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
 from him.compression.report import judge, report_table, summary_line
 from him.config import Config
-from him.config.options.shared import CompressionOptions
+from him.config.options import with_role
 from him.core.compute import Compute
 from him.core.errors import CheckpointError
 from him.core.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
@@ -116,11 +116,10 @@ def _trained_checksum(run: Path) -> str:
 
 def _settings(run: Path, config: Config, task: Task, compute: Compute) -> dict[str, Any]:
     """What decides the result: the trained model, the settings of the stage, the data and the machine."""
-    names = [each.name for each in dataclasses.fields(CompressionOptions) if each.name != "compress"]
-    of_data = ("dataset", "validation_file", "validation_size", "corpus_dir", "sample_size")
+    names = (*with_role("compression", "validation"), "seed", "dry_run")
     return {
         "trained": _trained_checksum(run),
-        **{name: getattr(config, name) for name in (*names, *of_data, "seed", "dry_run")},
+        **{name: getattr(config, name) for name in names},
         "data": [task.train_digest, task.validation_digest],
         "machine": [str(compute.device), compute.bf16, torch.get_num_threads()],
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from him.config.bert import bert_settings, is_bert
-from him.config.options import SECTIONS, TASKS, readers_of
+from him.config.options import SECTIONS, TASKS, readers_of, with_role
 from him.core.errors import CheckpointError, ConfigError
 
 
@@ -77,24 +77,6 @@ LARGEST_WHOLE = 2**31 - 1
 SHOWN_CHARACTERS = 60  # of a value in a message
 SHOWN_UNKNOWN = 10  # names in one message; a file of other things has thousands
 
-# What a run that continues another one takes from it: what its weights have to fit.
-SHAPE = (
-    "num_encoder_layers",
-    "embed_dim",
-    "num_heads",
-    "dim_feedforward",
-    "layer_heads",
-    "layer_feedforward",
-    "conv_kernel_size",
-    "norm_first",
-    "layer_norm_eps",
-    "activation",
-    "positions",
-    "lexical_features",
-    "copy_head",
-    "max_seq_len",
-)
-
 
 def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the model shape of the run that `init_from` among them names, where they say nothing else, and
@@ -114,7 +96,7 @@ def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
     earlier = Config.load(found[0])
     if earlier.task_type != settings.get("task_type", Config().task_type):
         return dict(settings)
-    shape = {"pretrain_epochs": 0} | {name: getattr(earlier, name) for name in SHAPE}
+    shape = {"pretrain_epochs": 0} | {name: getattr(earlier, name) for name in with_role("shape")}
     if {"num_encoder_layers", "num_heads", "dim_feedforward"} & settings.keys():  # then not the widths of its layers
         shape |= {"layer_heads": (), "layer_feedforward": ()}
     return shape | dict(settings)

@@ -21,7 +21,7 @@ from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
 from him.config.bert import check_settings, is_bert
 from him.config.config import Config, raise_together
-from him.config.options.shared import CompressionOptions
+from him.config.options import with_role
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
@@ -40,16 +40,10 @@ from him.workflows.initial_weights import load_bert
 from him.workflows.pretrain import begun_pretraining, pretrain
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
-MAY_CHANGE = frozenset(
-    "num_epochs max_steps early_stopping_epochs save_every_steps save_every_minutes keep_checkpoints device "
-    "num_threads attention_dir attention_examples bertscore_model bertscore_samples cache_dir compress pruning_amount "
-    "pruning_method fine_tune_epochs fine_tune_learning_rate fine_tune_distillation_weight".split()
-)
+MAY_CHANGE = frozenset(with_role("budget", "machine", "report", "cache", "compression"))
 
 # Where things are; the content of the training data is compared by itself.
-MAY_MOVE = frozenset(
-    "output_dir run_name train_file validation_file pretrain_files corpus_dir init_from teacher tokenizer".split()
-)
+MAY_MOVE = frozenset(with_role("path")) - MAY_CHANGE
 
 OnResult = Callable[[dict[str, Any]], None]
 
@@ -161,7 +155,7 @@ def _resume(folder: Path, changes: dict[str, Any], on_result: OnResult | None, a
         write_json(folder / "config.json", config.to_dict())
     print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
     # A finished run may have been compressed in another way since, which stays unless a flag asks for something else.
-    compression = {each.name for each in dataclasses.fields(CompressionOptions)}
+    compression = {*with_role("compression"), "compress"}
     if not config.compress and (unread := sorted(compression & changes.keys() - {"compress"})):
         raise ConfigError(f"--{unread[0]} with --resume: the run has --no-compress; add --compress")
     keep_report = trainer.state.step >= trainer.max_steps and not compression & changes.keys()

@@ -13,6 +13,7 @@ from typing import Any
 from him.cli.parser import read_yaml
 from him.config.bert import FILES, is_bert
 from him.config.config import Config, with_shape_of_earlier
+from him.config.options import only_roles, with_role
 from him.core.errors import ConfigError
 from him.tasks import task_class
 from him.tasks.squad.sources import load_squad
@@ -21,8 +22,7 @@ from scripts.experiments.ablation_report import TrainedStep, write_report
 
 NOT_MEASURED = {"compress": False, "bertscore_samples": 0, "attention_examples": 0}
 # Of a run, what says where things are or how fast it is.
-MAY_DIFFER = ("output_dir", "run_name", "cache_dir", "device", "num_threads")
-PATHS = ("train_file", "validation_file", "init_from")
+MAY_DIFFER = only_roles("path", "cache", "machine")
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def check_same(run: Run) -> None:
     before = task_class("squad").resolve(Config.load(run.folder / "config.json"))
     for name in (each.name for each in fields(Config) if each.name not in MAY_DIFFER):
         then, now = getattr(before, name), getattr(run.config, name)
-        if name in PATHS:
+        if name in with_role("path"):
             then, now = _absolute(then), _absolute(now)
         if then != now:
             raise ConfigError(

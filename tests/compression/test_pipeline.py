@@ -1,6 +1,5 @@
 """The whole stage: what it leaves after a run, and that a kill, a Ctrl-C or a refusal at any moment harms nothing."""
 
-import dataclasses
 import json
 import os
 import shlex
@@ -19,7 +18,7 @@ from PIL import Image
 import him
 from him.compression import pipeline
 from him.config import Config
-from him.config.options.shared import CompressionOptions
+from him.config.options import OPTIONS, with_role
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import verify_folder
 from him.runs.models import STAGES, stage_folder
@@ -92,8 +91,7 @@ def test_the_report(task_type):
 def test_what_python_gets_is_what_is_written(task_type):
     compressed = compressed_run(task_type)
     assert compressed.result["compression"] == report_of(compressed.run)
-    options = {each.name: compressed.settings.get(each.name, each.default)
-               for each in dataclasses.fields(CompressionOptions) if each.name != "compress"}  # fmt: skip
+    options = {name: compressed.settings.get(name, OPTIONS[name].default) for name in with_role("compression")}
     assert options.items() <= report_of(compressed.run)["settings"].items()
 
 

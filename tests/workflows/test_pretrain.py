@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -212,30 +211,6 @@ SAME = {
 def test_what_it_does_not_read_changes_nothing(of_squad, name_of, name):
     """And would be paid for with another pretraining."""
     assert name_of(of_squad) == name_of({**of_squad, name: SAME[name]})
-
-
-# What no pretrained weight depends on, or what the data and the first weights tell by themselves.
-BY_CONTENT = (
-    "dataset dataset_config train_file validation_file corpus_dir document_field summary_field text_field sample_size "
-    "validation_size tokenizer tokenizer_type vocab_size pretrain_files init_from"
-)
-OVERRIDDEN = (
-    "word_dropout label_smoothing ema_decay schedule early_stopping_epochs eval_every_steps end_with_first_file "
-    "train_file_weights teacher distillation_weight dry_run pretrain_epochs pretrain_learning_rate"
-)
-NOT_READ = (
-    "eval_stride max_answer_words cache_dir save_every_steps save_every_minutes keep_checkpoints device num_threads "
-    "max_new_tokens num_beams length_penalty no_repeat_ngram_size no_repeat_words temperature top_k top_p compress "
-    "pruning_amount pruning_method fine_tune_epochs fine_tune_learning_rate distillation output_dir run_name "
-    "attention_dir attention_examples eval_samples bertscore_model bertscore_samples variants"
-)
-
-
-def test_every_setting_is_in_the_name_or_does_not_matter():
-    """A new one has to be put into `SETTINGS`, or into one of the lists above."""
-    listed = [*pretraining.SETTINGS, *BY_CONTENT.split(), *OVERRIDDEN.split(), *NOT_READ.split()]
-    assert len(listed) == len(set(listed))
-    assert set(listed) == {each.name for each in fields(Config)}
 
 
 @pytest.mark.parametrize("damage", ["a bit", "a file"])

@@ -16,6 +16,7 @@ from him.core.errors import ConfigError
 
 TASKS = ("squad", "summarization", "lm")
 SPECS: dict[str, TaskSpec] = {name: import_module(f"{__name__}.{name}").SPEC for name in TASKS}
+PRETRAINED_PREFIX = "pretrained"  # how the folders of pretrained weights begin, beside those of prepared data
 SECTIONS = (*SHARED_SECTIONS, *(spec.options for spec in SPECS.values()))
 # By name, in the order of `--help`.
 OPTIONS: dict[str, Field] = {each.name: each for section in SECTIONS for each in fields(section)}
