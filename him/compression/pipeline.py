@@ -32,9 +32,10 @@ from him.compression.pruning import (
 from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
 from him.compression.report import judge, report_table, summary_line
 from him.config import Config
+from him.config.names import renamed
 from him.config.options import with_role
 from him.core.compute import Compute
-from him.core.errors import CheckpointError
+from him.core.errors import CheckpointError, ConfigError
 from him.core.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
 from him.core.signals import raise_if_stopped, signal_of
 from him.data.batching import epoch_batches
@@ -49,6 +50,8 @@ from him.training.trainer import Interrupted, Trainer
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
 ROWS = 16  # of them at a time; what is summed up does not depend on it
 REPORT, PROGRESS = "report.json", "progress.json"
+# What reading a file that was damaged or changed by hand raises.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CheckpointError, ConfigError)
 
 
 def compress(
@@ -94,12 +97,18 @@ def report_of(run: Path, place: str = COMPRESSED) -> dict[str, Any] | None:
     """The report that is there for this trained model, with whatever settings, or None; also if a model is damaged."""
     folder = find_folder(run / place)
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report = _read(folder / REPORT)
         for stage in report["stages"][1:]:
             verify_folder(stage_in(folder, stage["stage"]), others_allowed=True)
         return report if report["settings"]["trained"] == _trained_checksum(run) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
+    except UNREADABLE:
         return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A report, or how far a compression is, with its settings by their names of today; see `UNREADABLE`."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "settings": renamed(found["settings"])}
 
 
 def tidy(run: Path, place: str = COMPRESSED) -> None:
@@ -159,12 +168,12 @@ class _Compression:
         """Goes on with what an interrupted call with the same settings left, or begins anew."""
         settings = _settings(self.run, self.config, self.task, self.compute)
         try:
-            progress = json.loads((self.part / PROGRESS).read_text(encoding="utf-8"))
+            progress = _read(self.part / PROGRESS)
             if progress["settings"] == settings:
                 for stage in progress["metrics"]:
                     verify_folder(self._folder(stage), others_allowed=True)
                 return progress
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
+        except UNREADABLE:
             pass
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)

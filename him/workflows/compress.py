@@ -92,8 +92,7 @@ def _config(run: Path, changes: Mapping[str, Any]) -> Config:
     check_writable(run)
     best = stage_folder(run, TRAINED)
     check_model(best)
-    of_run = Config.load(best / "config.json").to_dict()
-    config = Config(**{**of_run, **changes})
+    config = Config.load(best / "config.json").replace(**changes)
     check_places(run, config, changes)
     return config
 

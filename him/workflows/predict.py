@@ -42,7 +42,7 @@ class Predictor:
             model = stage_folder(folder, stage)
         check_files(model)
         config = Config.load(model / "config.json")
-        self.config = Config(**{**config.to_dict(), **changes})
+        self.config = config.replace(**changes)
         self.compute = choose_compute(self.config.device, self.config.precision, self.config.num_threads)
         keep_freed_memory()
         self.task = task_class(self.config.task_type).restore(self.config, model)

@@ -63,7 +63,7 @@ def begun_pretraining(run: Path) -> Checkpoint | None:
 def _check_settings(run: Path, checkpoint: Checkpoint, config: Config) -> None:
     """Raises CheckpointError if the run's settings were changed by hand since."""
     then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
-    if changed := [name for name in pretraining_settings() if then.get(name) != now[name]]:
+    if changed := [name for name in pretraining_settings() if then.get(name, now[name]) != now[name]]:
         raise CheckpointError(
             f"{run / 'config.json'}: {', '.join(changed)} changed since the pretraining was begun; restore it, or "
             "start a new run"

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,9 +20,10 @@ from torch import nn
 
 from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
+from him.config import Config
 from him.config.bert import check_settings, is_bert
-from him.config.config import Config, raise_together
 from him.config.options import with_role
+from him.config.values import raise_together
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
@@ -67,12 +69,13 @@ def _alone() -> Iterator[None]:
 
 
 @_alone()
-def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
+def train(config: Config, on_result: OnResult | None = None, *, announce: OnResult | None = None) -> dict[str, Any]:
     """Trains a new run, then compresses its best model.
 
     Args:
         config: all settings.
         on_result: called with the result as soon as the model is trained and measured, before it is compressed.
+        announce: what `on_result` was called before.
 
     Returns:
         `run` (its folder), `best_step`, `best_epoch`, `train_seconds`, `tokens_per_second`, `metrics`: those of the
@@ -83,6 +86,9 @@ def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
         HimError: a setting, the data or the machine does not allow it.
         Interrupted: a signal ended it; `resume` goes on.
     """
+    if announce is not None:
+        warnings.warn("announce is called on_result", DeprecationWarning, stacklevel=3)  # past `_alone`
+        on_result = on_result or announce
     cls = task_class(config.task_type)
     config = cls.resolve(config)
     if config.dry_run:
@@ -376,7 +382,7 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a setting would make it another run.
     """
-    after = Config(**{**before.to_dict(), **changes})
+    after = before.replace(**changes)
     different = [name for name in changes if getattr(after, name) != getattr(before, name)]
     raise_together(
         [

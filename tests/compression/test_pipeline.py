@@ -20,7 +20,7 @@ from him.compression import pipeline
 from him.config import Config
 from him.config.options import OPTIONS, with_role
 from him.core.errors import CheckpointError, ConfigError
-from him.core.files import verify_folder
+from him.core.files import checksum, verify_folder, write_json
 from him.runs.models import STAGES, stage_folder
 from him.training.trainer import Trainer
 from him.workflows.compress import compress_run
@@ -499,3 +499,16 @@ def test_models_are_not_alike_by_chance():
     task, other = new_model("lm")
     batch = random_batch(task)
     assert not torch.equal(outputs(task, other, batch), outputs(task, loaded("lm", "trained")[1], batch))
+
+
+def test_a_report_of_an_earlier_version_has_the_names_of_today(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.safetensors").write_bytes(b"weights")
+    settings = {"trained": checksum(tmp_path / "best" / "model.safetensors"), "distillation": 0.25}
+    (tmp_path / "compressed").mkdir()
+    write_json(tmp_path / "compressed" / "report.json", {"settings": settings, "stages": [{}], "metric": "F1"})
+    found = pipeline.report_of(tmp_path)
+    assert found["settings"] == {"trained": settings["trained"], "fine_tune_distillation_weight": 0.25}
+    for damaged in ([], {"distillation": 0.25, "fine_tune_distillation_weight": 0.25, **settings}, None):
+        write_json(tmp_path / "compressed" / "report.json", {"settings": damaged, "stages": [{}]})
+        assert pipeline.report_of(tmp_path) is None

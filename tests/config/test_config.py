@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from him.cli.parser import Parser, add_settings, build_parser, parse_command_line
-from him.config.config import Config, field_names, kind_of, with_shape_of_earlier
+from him.config.config import Config, with_shape_of_earlier
+from him.config.names import NAMES
 from him.config.options import OPTIONS, TASKS, readers_of, task_defaults
+from him.config.values import kind_of
 from him.core.errors import CheckpointError, ConfigError, HimError
 from him.tasks import task_class
 
@@ -86,7 +88,7 @@ def test_default(name):
 @pytest.mark.parametrize(("name", "alias"), [(name, alias) for name, row in FLAGS.items() for alias in row[1:]])
 def test_alias(name, alias, tmp_path):
     assert getattr(config_of(f"--{alias} 300"), name) == 300
-    assert field_names()[alias] == name
+    assert NAMES[alias] == name
     file = tmp_path / "settings.yaml"
     file.write_text(f"{alias}: 300\n", encoding="utf-8")
     assert getattr(config_of(f"--config {file}"), name) == 300
@@ -401,12 +403,21 @@ def test_value_faults(settings, message):
 
 def test_all_faults_at_once():
     with pytest.raises(ConfigError) as error:
-        Config(embed_dim="x", num_heads=0, learning_rate=-1, precision="fp8", norm_first="maybe")
+        Config(
+            embed_dim="x",
+            num_heads=0,
+            learning_rate=-1,
+            precision="fp8",
+            norm_first="maybe",
+            device="tpu",
+            run_name="a/b",
+        )
     message = str(error.value)
     assert "\n" not in message
     for part in ("--embed_dim x", "--num_heads 0", "--learning_rate -1", "--precision fp8", "--norm_first maybe"):
         assert message.count(part) == 1
-    assert message.count("; --") == 4
+    assert "--device tpu" in message and "--run_name 'a/b'" in message
+    assert message.count("; --") == 6
 
 
 def test_all_conflicts_at_once():
@@ -415,13 +426,11 @@ def test_all_conflicts_at_once():
             embed_dim=250,
             doc_stride=500,
             max_seq_len=384,
-            device="tpu",
-            run_name="a/b",
             batch_size=1,
             micro_batch_size=2,
         )
     message = str(error.value)
-    for part in ("--embed_dim 250", "--doc_stride 500", "--device tpu", "--run_name 'a/b'", "--micro_batch_size 2"):
+    for part in ("--embed_dim 250", "--doc_stride 500", "--micro_batch_size 2"):
         assert message.count(part) == 1
 
 
@@ -504,9 +513,24 @@ def test_negative_numbers_reach_the_range_check(line, message):
         config_of(line)
 
 
-def test_last_flag_wins_whatever_its_name():
-    assert config_of("--epochs 3 --num_epochs 4").num_epochs == 4
-    assert config_of("--num_epochs 4 --epoch 3").num_epochs == 3
+def test_the_last_of_the_same_flag_wins():
+    assert config_of("--epochs 3 --epochs 4").num_epochs == 4
+    assert config_of("--norm_first --no-norm_first").norm_first is False
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("--epochs 3 --num_epochs 4", "--epochs and --num_epochs"),
+        ("--num_epochs=4 --epoch 3 --epochs=5", "--num_epochs and --epoch and --epochs"),
+        ("--conv_width 5 --seed 1 --conv_kernel_size 5", "--conv_width and --conv_kernel_size"),
+        ("--no-shared_dropout --variational_dropout", "--shared_dropout and --variational_dropout"),
+    ],
+)
+def test_two_names_of_one_setting_in_a_command_line(line, names):
+    """The later one used to win, whatever the user thought that the other one was."""
+    with pytest.raises(ConfigError, match=f"^{names} are names of one setting; keep one of them$"):
+        parse(line)
 
 
 def test_several_train_files():

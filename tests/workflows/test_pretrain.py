@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from him import Config
-from him.core.errors import DataError
+from him.config.resolve import pretraining_config
+from him.core.errors import CheckpointError, DataError
 from him.core.files import verify_folder
 from him.data.records import read_pairs
-from him.runs.checkpoint import Checkpoints, load_tensors
+from him.runs.checkpoint import Checkpoint, Checkpoints, load_tensors
 from him.tasks import task_class
 from him.tasks.pretraining import Pretraining
 from him.text.training import train_tokenizer
@@ -476,3 +477,18 @@ def test_dry_runs_are_short(of_squad, tmp_path, pretrain_epochs):
     more = {"dry_run": True, "pretrain_epochs": pretrain_epochs, "batch_size": 1, "cache_dir": str(tmp_path)}
     run = Path(train(Config(**of_squad | more, run_name=f"dry {pretrain_epochs}"))["run"])
     assert max(record["step"] for record in records(run / "pretraining")) <= 2
+
+
+def test_a_pretraining_of_an_earlier_version_goes_on(tmp_path):
+    """Settings that have been renamed since are the same ones; one that was changed by hand is not."""
+    config = pretraining_config(Config(pretrain_epochs=1))
+    old = {"conv_kernel_size": "conv_width", "warmup_ratio": "warmup_share", "variational_dropout": "shared_dropout"}
+    stored = {old.get(name, name): value for name, value in config.to_dict().items()}
+    state = {"loop": {}, "machine": {"num_threads": 1}, "config": stored}
+    checkpoints = Checkpoints(tmp_path / "pretraining" / "checkpoints", 1)
+    checkpoints.save(Checkpoint(state, {"weight": torch.ones(1)}, {}, {}), 1)
+    pretraining._check_settings(tmp_path, pretraining.begun_pretraining(tmp_path), config)
+    with pytest.raises(CheckpointError, match="config.json: conv_kernel_size, seed changed since the pretraining was"):
+        pretraining._check_settings(
+            tmp_path, pretraining.begun_pretraining(tmp_path), config.replace(seed=3, conv_kernel_size=3)
+        )

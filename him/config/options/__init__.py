@@ -43,6 +43,11 @@ def readers_of(name: str) -> tuple[str, ...]:
     return (_OWNERS[name],) if name in _OWNERS else OPTIONS[name].metadata.get("tasks", TASKS)
 
 
+def choices_of(name: str) -> tuple[str, ...]:
+    """What a setting may be, where that is a list."""
+    return TASKS if name == "task_type" else OPTIONS[name].metadata.get("choices", ())
+
+
 def task_defaults(task: str) -> dict[str, Any]:
     """What stands for None in the settings that a task reads, where anything does.
 

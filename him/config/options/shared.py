@@ -3,9 +3,24 @@
 A default of None stands for the task's own value, or for none.
 """
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from him.config.options.option import option
+
+
+def _even(width: int) -> str:
+    return f"{width} is even; use {width + 1}, or 0 for none" if width and width % 2 == 0 else ""
+
+
+def _no_device(name: str) -> str:
+    return "" if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) else f"{name} is not known; use auto, cpu, cuda or cuda:N"
+
+
+def _no_folder_name(name: str) -> str:
+    is_plain = name not in ("", "..") and Path(name).name == name
+    return "" if is_plain else f"{name!r} is not a plain folder name; use --output_dir for the place"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +51,7 @@ class ModelOptions:
         None,
         "neighbours that a convolution before each attention mixes; odd, 0 is off",
         role="shape",
+        check=_even,
         fallback=0,
         low=0,
         high=63,
@@ -228,7 +244,7 @@ class TrainingOptions:
     precision: str = option(
         "auto", "auto is bf16 where the hardware has it", role="optimization", choices=("auto", "bf16", "fp32")
     )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N", role="machine")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", role="machine", check=_no_device)
     num_threads: int | None = option(None, "CPU threads (none: PyTorch's choice)", role="machine", low=1, high=1024)
     dry_run: bool = option(False, "two steps of everything, to see that it works", role="data")
 
@@ -353,7 +369,9 @@ class OutputOptions:
     """What is written."""
 
     output_dir: str = option("runs", "folder of all runs", role="path")
-    run_name: str | None = option(None, "name of this run's folder (none: task and time)", role="path")
+    run_name: str | None = option(
+        None, "name of this run's folder (none: task and time)", role="path", check=_no_folder_name
+    )
     attention_dir: str = option("attention_visualizations", "folder of the attention pictures", role=("report", "path"))
     attention_examples: int = option(
         2, "validation examples whose attention is drawn at each evaluation", role="report", low=0, high=50
