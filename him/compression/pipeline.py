@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from him.compression.fine_tuning import fine_tuning_config
 from him.compression.latency import Contestant, measure_speeds
 from him.compression.plots import as_png, draw_report
 from him.compression.pruning import (
@@ -34,6 +33,7 @@ from him.compression.report import judge, not_faster_line, report_table, summary
 from him.config import Config
 from him.config.names import renamed
 from him.config.options import with_role
+from him.config.resolve import fine_tuning_config
 from him.core.compute import Compute
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import checksum, find_folder, remove_leftovers, verify_folder, write_json

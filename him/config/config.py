@@ -12,10 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from him.config.bert import bert_settings, is_bert
 from him.config.conflicts import conflicts
 from him.config.names import current, known
-from him.config.options import OPTIONS, SECTIONS, readers_of, with_role
+from him.config.options import OPTIONS, SECTIONS, readers_of
 from him.config.values import checked, raise_together
 from him.core.errors import CheckpointError, ConfigError
 
@@ -41,7 +40,7 @@ class Config(*SECTIONS):
                 object.__setattr__(self, each.name, checked(each, given.get(each.name, each.default)))
             except ConfigError as fault:
                 faults.append(str(fault))
-        raise_together(faults or conflicts(self))
+        raise_together(faults)
         object.__setattr__(self, "_given", frozenset(given))
 
     @property
@@ -57,6 +56,10 @@ class Config(*SECTIONS):
         """
         changes = current(changes)
         return self._with(changes, self.given | changes.keys())
+
+    def with_values(self, **changes: Any) -> "Config":
+        """The same with other values, which do not count as given."""
+        return self._with(changes, self.given)
 
     def filled(self, values: Mapping[str, Any]) -> "Config":
         """The same with other values of what was not given; they do not count as given."""
@@ -101,30 +104,6 @@ class Config(*SECTIONS):
         except (OSError, ValueError, TypeError, ConfigError, RecursionError) as error:
             raise CheckpointError(f"{path}: not a configuration of HIM ({error}); restore it or train again") from None
         return config._with({}, OPTIONS.keys())
-
-
-def with_shape_of_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the model shape of the run that `init_from` among them names, where they say nothing else, and
-    without a pretraining; of a pretrained encoder with what it is best fine-tuned with, too.
-
-    A run of another task, or none, is left to whoever loads its weights.
-
-    Raises:
-        CheckpointError: the run's configuration is damaged.
-    """
-    run = Path(str(settings.get("init_from") or ""))
-    if settings.get("init_from") and is_bert(run):
-        return bert_settings(run) | dict(settings)
-    found = [path for path in (run / "best" / "config.json", run / "config.json") if path.is_file()]
-    if not settings.get("init_from") or not found:
-        return dict(settings)
-    earlier = Config.load(found[0])
-    if earlier.task_type != settings.get("task_type", Config().task_type):
-        return dict(settings)
-    shape = {"pretrain_epochs": 0} | {name: getattr(earlier, name) for name in with_role("shape")}
-    if {"num_encoder_layers", "num_heads", "dim_feedforward"} & settings.keys():  # then not the widths of its layers
-        shape |= {"layer_heads": (), "layer_feedforward": ()}
-    return shape | dict(settings)
 
 
 assert not [each.name for each in fields(Config) if each.default is dataclasses.MISSING], "every setting has a default"

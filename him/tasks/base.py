@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from him.config import Config
-from him.config.options import task_defaults
+from him.config.resolve import resolve
 
 if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
     import numpy as np
@@ -74,8 +74,8 @@ class Task(ABC):
 
     @classmethod
     def resolve(cls, config: Config) -> Config:
-        """The configuration with this task's defaults where nothing was said."""
-        return config.with_defaults(task_defaults(cls.name))
+        """The configuration with this task's defaults where nothing was said; see `him.config.resolve`."""
+        return resolve(config)
 
     @classmethod
     @abstractmethod

@@ -1,6 +1,5 @@
 """A training run from its settings to its results: folder, data, loop, final evaluation."""
 
-import dataclasses
 import json
 import os
 import shlex
@@ -21,8 +20,10 @@ from torch import nn
 from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
 from him.config import Config
-from him.config.bert import check_settings, is_bert
+from him.config.bert import check_settings, is_bert, read_bert
+from him.config.earlier import read_earlier
 from him.config.options import with_role
+from him.config.resolve import resolve, with_changes
 from him.config.values import raise_together
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
@@ -89,10 +90,7 @@ def train(config: Config, on_result: OnResult | None = None, *, announce: OnResu
     if announce is not None:
         warnings.warn("announce is called on_result", DeprecationWarning, stacklevel=3)  # past `_alone`
         on_result = on_result or announce
-    cls = task_class(config.task_type)
-    config = cls.resolve(config)
-    if config.dry_run:
-        config = dataclasses.replace(config, max_steps=min(config.max_steps or 2, 2))
+    config = resolve(config, read_earlier(config.init_from))
     folder = _run_folder(config)
     compute = choose_compute(config.device, config.precision, config.num_threads)
     keep_freed_memory()
@@ -371,7 +369,7 @@ def initial_folder(config: Config) -> Path | None:
         return None
     if is_bert(Path(config.init_from)):
         check_files(Path(config.init_from))
-        check_settings(config, Path(config.init_from))
+        check_settings(config, read_bert(Path(config.init_from)))
         return Path(config.init_from)
     return find_model("--init_from", config.init_from, config.task_type)
 
@@ -382,7 +380,7 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a setting would make it another run.
     """
-    after = before.replace(**changes)
+    after = with_changes(before, changes)
     different = [name for name in changes if getattr(after, name) != getattr(before, name)]
     raise_together(
         [
