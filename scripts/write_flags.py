@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from him.cli.parser import flag_default, flag_names  # noqa: E402
-from him.config.options.shared import SECTIONS  # noqa: E402
+from him.config.options import SECTIONS  # noqa: E402
 
 START, END = "<!-- flags: written by scripts/write_flags.py -->\n", "<!-- end of flags -->\n"
 

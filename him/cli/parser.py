@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from him.config.config import Config, field_names, kind_of, known, raise_together, unknown
-from him.config.options.shared import SECTIONS
+from him.config.config import Config
+from him.config.names import NAMES, known, named_twice, unknown
+from him.config.options import SECTIONS
+from him.config.values import kind_of, raise_together
 from him.core.errors import ConfigError
 
 LARGEST_YAML = 20_000  # bytes
@@ -123,11 +125,11 @@ def add_settings(parser: Any, names: Sequence[str], own_help: Mapping[str, str] 
         names: of settings; `Config` converts and checks their values.
         own_help: help where the script means something else.
     """
-    known = {each.name: each for each in fields(Config)}
+    options = {each.name: each for each in fields(Config)}
     for name in names:
-        text = (own_help or {}).get(name, known[name].metadata["help"]).replace("%", "%%")
-        form = {"metavar": "VALUE"} | ({"nargs": "+"} if known[name].default == () else {})
-        if kind_of(known[name])[0] is bool:
+        text = (own_help or {}).get(name, options[name].metadata["help"]).replace("%", "%%")
+        form = {"metavar": "VALUE"} | ({"nargs": "+"} if options[name].default == () else {})
+        if kind_of(options[name])[0] is bool:
             form = {"action": argparse.BooleanOptionalAction}
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **form)
 
@@ -150,7 +152,7 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
             joined.append(argument)
     found, rest = parser.parse_known_args(joined)
     booleans = [each.name for each in fields(Config) if kind_of(each)[0] is bool]
-    names = [*field_names(), "config", "resume", "allow_inexact_resume", *(f"no-{name}" for name in booleans)]
+    names = [*NAMES, "config", "resume", "allow_inexact_resume", *(f"no-{name}" for name in booleans)]
     faults, flag_before = [], False
     for argument in rest:
         is_flag = argument.startswith("--")
@@ -159,10 +161,17 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
         elif not flag_before:  # else it is the value of an unknown flag
             faults.append(f"{argument}: not a flag; see --help")
         flag_before = is_flag
-    raise_together(faults)
+    raise_together(faults or _named_twice(joined))
     flags = vars(found)
     config_file, resume = flags.pop("config", None), flags.pop("resume", None)
     allow_inexact = flags.pop("allow_inexact_resume", False)
     if allow_inexact and resume is None:
         raise ConfigError("--allow_inexact_resume without --resume: name the run to go on with, or leave it out")
     return (read_yaml(config_file) if config_file else {}) | flags, resume, allow_inexact
+
+
+def _named_twice(arguments: Sequence[str]) -> list[str]:
+    """A message for each setting that has two names in a command line; the same flag may be there twice, as a user
+    adds flags to a line that is there."""
+    names = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
+    return named_twice([name if name in NAMES else name.removeprefix("no-") for name in names], "--")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from him.compression.fine_tuning import fine_tuning_config
 from him.compression.pruning import nonzero_masks
 from him.compression.stages import Stages
+from him.config.resolve import fine_tuning_config
 from him.runs.checkpoint import Checkpoints, load_weights, save_model
 from him.runs.folder import PRUNED
 from him.training.distillation import Distillation, objective_with_teacher

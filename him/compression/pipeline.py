@@ -5,8 +5,6 @@ Everything is written into `compressed.part`, stage by stage, each whole or abse
 checkpoint of the fine-tuning, to the same weights.
 """
 
-import dataclasses
-import json
 import shutil
 from typing import Any
 
@@ -15,15 +13,14 @@ import torch
 from him.compression.fine_tuning_stage import fine_tune
 from him.compression.latency import measure_stages
 from him.compression.plots import draw_report
-from him.compression.progress import Progress
+from him.compression.progress import UNREADABLE, Progress, read_with_settings
 from him.compression.pruning_stage import prune
 from him.compression.quantization import quantize_stage
 from him.compression.report import judge, not_faster_line, report_table, summary_line
 from him.compression.stages import Stages
 from him.config import Config
-from him.config.options.shared import CompressionOptions
+from him.config.options import with_role
 from him.core.compute import Compute
-from him.core.errors import CheckpointError
 from him.core.files import checksum, verify_folder, write_json
 from him.core.pictures import encode_png
 from him.core.signals import signal_of
@@ -132,11 +129,11 @@ def report_of(run: RunFolder, target: CompressionFolder | None = None) -> dict[s
     """The report that is there for this trained model, with whatever settings, or None; also if a model is damaged."""
     folder = (target or run.compressed).find()
     try:
-        report = json.loads(folder.report.read_text(encoding="utf-8"))
+        report = read_with_settings(folder.report)
         for stage in report["stages"][1:]:
             verify_folder(folder.model(stage["stage"]), others_allowed=True)
         return report if report["settings"]["trained"] == _trained_checksum(run) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
+    except UNREADABLE:
         return None
 
 
@@ -146,11 +143,10 @@ def _trained_checksum(run: RunFolder) -> str:
 
 def _settings(run: RunFolder, config: Config, task: Task, compute: Compute) -> dict[str, Any]:
     """What decides the result: the trained model, the settings of the stage, the data and the machine."""
-    names = [each.name for each in dataclasses.fields(CompressionOptions) if each.name != "compress"]
-    of_data = ("dataset", "validation_file", "validation_size", "corpus_dir", "sample_size")
+    names = (*with_role("compression", "validation"), "seed", "dry_run")
     return {
         "trained": _trained_checksum(run),
-        **{name: getattr(config, name) for name in (*names, *of_data, "seed", "dry_run")},
+        **{name: getattr(config, name) for name in names},
         "data": [task.train_digest, task.validation_digest],
         "machine": [str(compute.device), compute.bf16, torch.get_num_threads()],
     }

@@ -3,12 +3,27 @@
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from him.core.errors import CheckpointError
+from him.config.names import renamed
+from him.core.errors import CheckpointError, ConfigError
 from him.core.files import remove_leftovers, verify_folder, write_json
 from him.core.signals import raise_if_stopped
 from him.runs.folder import FINE_TUNED, PRUNED, TRAINED, CompressionFolder
+
+# What reading a file that was damaged or changed by hand raises.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CheckpointError, ConfigError)
+
+
+def read_with_settings(path: Path) -> dict[str, Any]:
+    """A report, or how far a compression is, with its settings by their names of today.
+
+    Raises:
+        one of `UNREADABLE`: it is damaged or missing.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "settings": renamed(found["settings"])}
 
 
 class Progress:
@@ -36,14 +51,14 @@ class Progress:
 
     def _read(self) -> dict[str, dict[str, float]] | None:
         try:
-            progress = json.loads(self.part.progress.read_text(encoding="utf-8"))
+            progress = read_with_settings(self.part.progress)
             if progress["settings"] != self.settings:
                 return None
             for stage in progress["metrics"]:
                 if stage != TRAINED:
                     verify_folder(self.part.model(stage), others_allowed=True)
             return progress["metrics"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
+        except UNREADABLE:
             return None
 
     def _write(self) -> None:

@@ -16,7 +16,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from him.config import Config
-from him.core.errors import CheckpointError
+from him.config.names import renamed
+from him.core.errors import CheckpointError, ConfigError
 from him.core.files import (
     find_folder,
     quarantine,
@@ -172,8 +173,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if _is_state(state):
-            return state
-    except (OSError, ValueError, RecursionError) as error:
+            return {**state, "config": renamed(state["config"])} if "config" in state else state
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     raise CheckpointError(f"{path}: not the state of a checkpoint")
 

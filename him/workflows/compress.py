@@ -9,6 +9,7 @@ from him.compression.plots import draw_front
 from him.compression.pruning import check_amount
 from him.compression.report import pareto_table
 from him.config import Config
+from him.config.resolve import with_changes
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import ConfigError
 from him.core.files import write_json
@@ -93,8 +94,7 @@ def _config(run: RunFolder, changes: Mapping[str, Any]) -> Config:
     check_writable(run.path)
     best = run.find_best()
     check_model(best)
-    of_run = Config.load(ModelFolder(best).config).to_dict()
-    config = Config(**{**of_run, **changes})
+    config = with_changes(Config.load(ModelFolder(best).config), changes)
     check_places(run.path, config, changes)
     return config
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from him.config import Config
-from him.config.bert import check_settings, is_bert
+from him.config.bert import check_settings, is_bert, read_bert
 from him.core.errors import CheckpointError
 from him.runs.checkpoint import load_tensors, load_weights
 from him.runs.folder import ModelFolder
@@ -24,7 +24,7 @@ def initial_folder(config: Config) -> Path | None:
         return None
     if is_bert(Path(config.init_from)):
         check_files(Path(config.init_from))
-        check_settings(config, Path(config.init_from))
+        check_settings(config, read_bert(Path(config.init_from)))
         return Path(config.init_from)
     return find_model("--init_from", config.init_from, config.task_type)
 

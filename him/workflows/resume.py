@@ -1,14 +1,15 @@
 """Resuming a run: what may have changed since it was stopped, and going on from its newest whole checkpoint."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from him.config.config import Config, raise_together
-from him.config.options.shared import CompressionOptions
+from him.config import Config
+from him.config.options import with_role
+from him.config.resolve import with_changes
+from him.config.values import raise_together
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import write_json
@@ -25,16 +26,10 @@ from him.workflows.process import alone, naming
 from him.workflows.teacher import build_objective
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
-MAY_CHANGE = frozenset(
-    "num_epochs max_steps early_stopping_epochs save_every_steps save_every_minutes keep_checkpoints device "
-    "num_threads attention_dir attention_examples bertscore_model bertscore_samples cache_dir compress pruning_amount "
-    "pruning_method fine_tune_epochs fine_tune_learning_rate fine_tune_distillation_weight".split()
-)
+MAY_CHANGE = frozenset(with_role("budget", "machine", "report", "cache", "compression"))
 
 # Where things are; the content of the training data is compared by itself.
-MAY_MOVE = frozenset(
-    "output_dir run_name train_file validation_file pretrain_files corpus_dir init_from teacher tokenizer".split()
-)
+MAY_MOVE = frozenset(with_role("path")) - MAY_CHANGE
 
 
 @alone()
@@ -91,7 +86,7 @@ def _resume(run: RunFolder, changes: dict[str, Any], on_result: OnResult | None,
         write_json(run.config, config.to_dict())
     print(f"resuming {run} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
     # A finished run may have been compressed in another way since, which stays unless a flag asks for something else.
-    compression = {each.name for each in dataclasses.fields(CompressionOptions)}
+    compression = {*with_role("compression"), "compress"}
     if not config.compress and (unread := sorted(compression & changes.keys() - {"compress"})):
         raise ConfigError(f"--{unread[0]} with --resume: the run has --no-compress; add --compress")
     keep_report = trainer.state.step >= trainer.max_steps and not compression & changes.keys()
@@ -104,7 +99,7 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a setting would make it another run.
     """
-    after = Config(**{**before.to_dict(), **changes})
+    after = with_changes(before, changes)
     different = [name for name in changes if getattr(after, name) != getattr(before, name)]
     raise_together(
         [

@@ -1,14 +1,15 @@
 """Training a new run, from its settings to its results."""
 
-import dataclasses
+import warnings
 from typing import Any
 
 import torch
 
 from him.config import Config
+from him.config.earlier import read_earlier
+from him.config.resolve import resolve
 from him.core.compute import choose_compute, keep_freed_memory
 from him.runs.folder import RunFolder
-from him.tasks import task_class
 from him.training.trainer import Trainer
 from him.workflows.finish import OnResult, train_to_the_end
 from him.workflows.initial_weights import load_initial
@@ -19,12 +20,13 @@ from him.workflows.teacher import build_objective
 
 
 @alone()
-def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
+def train(config: Config, on_result: OnResult | None = None, *, announce: OnResult | None = None) -> dict[str, Any]:
     """Trains a new run, then compresses its best model.
 
     Args:
         config: all settings.
         on_result: called with the result as soon as the model is trained and measured, before it is compressed.
+        announce: what `on_result` was called before.
 
     Returns:
         `run` (its folder), `best_step`, `best_epoch`, `train_seconds`, `tokens_per_second`, `metrics`: those of the
@@ -35,10 +37,10 @@ def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
         HimError: a setting, the data or the machine does not allow it.
         Interrupted: a signal ended it; `resume` goes on.
     """
-    cls = task_class(config.task_type)
-    config = cls.resolve(config)
-    if config.dry_run:
-        config = dataclasses.replace(config, max_steps=min(config.max_steps or 2, 2))
+    if announce is not None:
+        warnings.warn("announce is called on_result", DeprecationWarning, stacklevel=3)  # past `alone`
+        on_result = on_result or announce
+    config = resolve(config, read_earlier(config.init_from))
     folder = RunFolder.for_new_run(config)
     compute = choose_compute(config.device, config.precision, config.num_threads)
     keep_freed_memory()

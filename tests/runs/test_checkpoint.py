@@ -18,6 +18,7 @@ from him.runs.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
     Checkpoints,
+    DamagedCheckpoint,
     check_finite,
     load_tensors,
     load_weights,
@@ -393,3 +394,15 @@ def test_another_architecture_is_named(tmp_path, saved, message):
 def test_weights_from_memory():
     with pytest.raises(CheckpointError, match="^the run: weight has shape .*; do that$"):
         put_weights(nn.Linear(2, 3), nn.Linear(5, 3).state_dict(), "the run", "do that")
+
+
+def test_settings_of_an_earlier_version_have_their_names_of_today(tmp_path):
+    """An old run that was stopped in pretraining used to be refused: its settings looked as if they had changed."""
+    checkpoints = Checkpoints(tmp_path, 1)
+    stored = {**STATE, "config": {"conv_width": 7, "seed": 1}}
+    checkpoints.save(Checkpoint(stored, {"weight": torch.ones(1)}, {}, {}), 1)
+    assert checkpoints.load_newest().state["config"] == {"conv_kernel_size": 7, "seed": 1}
+    both = {**STATE, "config": {"conv_width": 7, "conv_kernel_size": 7}}
+    checkpoints.save(Checkpoint(both, {"weight": torch.ones(1)}, {}, {}), 2)
+    with pytest.raises(DamagedCheckpoint, match="conv_width and conv_kernel_size are names of one setting"):
+        checkpoints.load(checkpoints.path_of(2))

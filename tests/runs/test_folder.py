@@ -16,8 +16,8 @@ NAMES = frozenset(
 )
 # Left from the old layout, to be mended: file, and the name.
 KNOWN = {
-    ("him/config/config.py", "best"),
-    ("him/config/config.py", "config.json"),
+    ("him/config/earlier.py", "best"),
+    ("him/config/earlier.py", "config.json"),
     ("him/training/trainer.py", "best"),
     ("him/training/trainer.py", "checkpoints"),
 }

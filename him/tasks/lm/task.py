@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from him.attention_maps import AttentionExample
 from him.config import Config
+from him.config.options.lm import SPEC
 from him.core.compute import Compute, in_parts
 from him.core.errors import CheckpointError, ConfigError, DataError
 from him.data.cache import cache_folder
@@ -48,10 +49,9 @@ class LanguageModelingTask(GenerationTask):
     """Predicts the next token of a text, and so continues texts."""
 
     name: ClassVar[str] = "lm"
-    inputs: ClassVar[tuple[str, ...]] = ("text",)
-    defaults: ClassVar[dict[str, Any]] = {"max_seq_len": 128, "vocab_size": 8192, "tokenizer_type": "bpe"}
-    best_metric: ClassVar[str] = "Bits_Per_Byte"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy", "Perplexity", "Bits_Per_Byte")
+    inputs: ClassVar[tuple[str, ...]] = SPEC.inputs
+    best_metric: ClassVar[str] = SPEC.best_metric
+    shown_metrics: ClassVar[tuple[str, ...]] = SPEC.shown_metrics
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config
