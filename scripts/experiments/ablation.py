@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from him.cli.parser import read_yaml
 from him.config.bert import FILES, is_bert
 from him.config.config import Config
 from him.config.earlier import read_earlier
 from him.config.options import only_roles, with_role
 from him.config.resolve import resolve
+from him.config.yaml_file import read_yaml
 from him.core.errors import ConfigError
 from him.tasks.squad.sources import load_squad
 from him.workflows.train import initial_folder, resume, train

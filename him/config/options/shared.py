@@ -85,14 +85,14 @@ class ModelOptions:
 class DataOptions:
     """The data."""
 
-    task_type: str = option("squad", "what to learn: squad, summarization or lm", role="examples")
+    task_type: str = option("squad", "what to learn", role="examples")
     dataset: str | None = option(
         None, "hub name, or `sample` for the built-in data (none: the task's public set)", role=("data", "validation")
     )
     dataset_config: str | None = option(
         None, "which configuration of the hub's set (none: the task's own, or its only)", role="data"
     )
-    train_file: tuple[str, ...] = option((), "local training files", role=("data", "path"))
+    train_file: tuple[str, ...] = option((), "local training files", role=("data", "path"), metavar="FILE")
     train_file_weights: tuple[float, ...] = option(
         (),
         "how often the examples of each --train_file are seen in an epoch, such as 1 0.5 (none: once each)",
@@ -110,7 +110,7 @@ class DataOptions:
         aliases=("first_file_last",),
     )
     validation_file: str | None = option(
-        None, "local validation file; for lm also a folder", role=("data", "validation", "path")
+        None, "local validation file; for lm also a folder", role=("data", "validation", "path"), metavar="FILE"
     )
     sample_size: int | None = option(
         None, "train on N examples only; lm: N documents of the corpus in all", role=("data", "validation"), low=1
@@ -137,7 +137,7 @@ class DataOptions:
         None, "longest sequence, in tokens", role=("shape", "examples"), low=16, high=8192, aliases=("seq_len",)
     )
     cache_dir: str | None = option(
-        None, "where prepared data is kept (none: .cache in --output_dir)", role=("cache", "path")
+        None, "where prepared data is kept (none: .cache in --output_dir)", role=("cache", "path"), metavar="FOLDER"
     )
 
 
@@ -222,9 +222,13 @@ class TrainingOptions:
         None,
         "start from the weights and tokenizer of this run, or of a folder with a pretrained BERT encoder",
         role=("start", "path"),
+        metavar="FOLDER",
     )
     teacher: str | None = option(
-        None, "learn from the predictions of this run's best model too, and use its tokenizer", role=("start", "path")
+        None,
+        "learn from the predictions of this run's best model too, and use its tokenizer",
+        role=("start", "path"),
+        metavar="FOLDER",
     )
     distillation_weight: float = option(
         0.5,
@@ -264,6 +268,7 @@ class PretrainingOptions:
         (),
         "more texts for these passes: .txt files and folders of them, or files such as --train_file",
         role=("start", "path"),
+        metavar="FILE",
     )
     pretrain_learning_rate: float = option(
         1e-3, "highest learning rate of these passes", role="start", above=0.0, high=10.0
@@ -368,11 +373,13 @@ class CompressionOptions:
 class OutputOptions:
     """What is written."""
 
-    output_dir: str = option("runs", "folder of all runs", role="path")
+    output_dir: str = option("runs", "folder of all runs", role="path", metavar="FOLDER")
     run_name: str | None = option(
         None, "name of this run's folder (none: task and time)", role="path", check=_no_folder_name
     )
-    attention_dir: str = option("attention_visualizations", "folder of the attention pictures", role=("report", "path"))
+    attention_dir: str = option(
+        "attention_visualizations", "folder of the attention pictures", role=("report", "path"), metavar="FOLDER"
+    )
     attention_examples: int = option(
         2, "validation examples whose attention is drawn at each evaluation", role="report", low=0, high=50
     )
