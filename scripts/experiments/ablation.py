@@ -216,9 +216,10 @@ def config_of(step: Step, seed: int, ablation: Ablation) -> Config:
     if "init_from" in flags:
         given["init_from"] = ablation.init_from
     config = Config(**{**step.settings, **given, **NOT_MEASURED})
+    config = resolve(config, read_earlier(config.init_from))
     if config.task_type != "squad":
         raise ConfigError(f"{step.name}.yaml: task_type {config.task_type}; the ablation is of squad")
-    return resolve(config, read_earlier(config.init_from))
+    return config
 
 
 def check_same(run: Run) -> None:

@@ -276,63 +276,6 @@ class PretrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions:
-    """Generating text."""
-
-    num_beams: int | None = option(
-        None,
-        "hypotheses of beam search; 1 is greedy",
-        role="decoding",
-        fallback=1,
-        low=1,
-        high=64,
-        tasks=("summarization", "lm"),
-    )
-    length_penalty: float = option(
-        1.0,
-        "beam search: score is log-probability / length ** this",
-        role="decoding",
-        low=-10.0,
-        high=10.0,
-        tasks=("summarization", "lm"),
-    )
-    no_repeat_ngram_size: int | None = option(
-        None,
-        "no run of so many tokens is written twice; 0 is off",
-        role="decoding",
-        fallback=0,
-        low=0,
-        tasks=("summarization", "lm"),
-    )
-    no_repeat_words: bool | None = option(
-        None, "no word is written twice", role="decoding", fallback=False, tasks=("summarization", "lm")
-    )
-    temperature: float = option(
-        0.0,
-        "sampling: 1 as predicted, below 1 safer; 0 takes the likeliest",
-        role="decoding",
-        low=0.0,
-        high=100.0,
-        tasks=("summarization", "lm"),
-    )
-    top_k: int = option(
-        0,
-        "sampling: among the k likeliest tokens only; 0 is off",
-        role="decoding",
-        low=0,
-        tasks=("summarization", "lm"),
-    )
-    top_p: float = option(
-        1.0,
-        "sampling: among the likeliest that make up this probability",
-        role="decoding",
-        above=0.0,
-        high=1.0,
-        tasks=("summarization", "lm"),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class CompressionOptions:
     """After training: prune, fine-tune, quantize."""
 
@@ -396,15 +339,3 @@ class OutputOptions:
     bertscore_samples: int = option(
         200, "predictions that BERTScore reads at each evaluation; 0 is off", role="report", low=0
     )
-
-
-SHARED_SECTIONS = (
-    ModelOptions,
-    DataOptions,
-    OptimizationOptions,
-    TrainingOptions,
-    PretrainingOptions,
-    GenerationOptions,
-    CompressionOptions,
-    OutputOptions,
-)
