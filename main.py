@@ -11,7 +11,7 @@ if __name__ == "__main__":
     send_to(exit_at_once)  # until `run_command` listens: nothing is lost yet
 
 from him.cli.command import metric_table, run_command  # noqa: E402
-from him.cli.parser import build_parser, parse_command_line  # noqa: E402
+from him.cli.parser import build_parser, named_task, parse_command_line  # noqa: E402
 from him.config import Config  # noqa: E402
 from him.config.earlier import read_earlier  # noqa: E402
 from him.config.resolve import resolve  # noqa: E402
@@ -27,7 +27,7 @@ and hands over a small, fast model.
 
 
 def main() -> int:
-    settings, run, allow_inexact = parse_command_line(build_parser(DESCRIPTION), sys.argv[1:])
+    settings, run, allow_inexact = parse_command_line(build_parser(DESCRIPTION, named_task(sys.argv[1:])), sys.argv[1:])
     config = None
     if run is None:
         config = Config(**settings)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from him.cli.parser import build_parser, parse_command_line, read_yaml
+from him.cli.parser import build_parser, parse_command_line
 from him.config import Config
 from him.config.names import NAMES
+from him.config.yaml_file import read_yaml
 from him.tasks import task_class
 
 ROOT = Path(__file__).resolve().parent.parent

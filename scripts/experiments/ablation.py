@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from him.cli.parser import read_yaml
 from him.config.bert import FILES, is_bert
 from him.config.config import Config
 from him.config.earlier import read_earlier
 from him.config.options import only_roles, with_role
 from him.config.resolve import resolve
+from him.config.yaml_file import read_yaml
 from him.core.errors import ConfigError
 from him.runs.folder import RunFolder
 from him.tasks.squad.sources import load_squad
@@ -219,9 +219,10 @@ def config_of(step: Step, seed: int, ablation: Ablation) -> Config:
     if "init_from" in flags:
         given["init_from"] = ablation.init_from
     config = Config(**{**step.settings, **given, **NOT_MEASURED})
+    config = resolve(config, read_earlier(config.init_from))
     if config.task_type != "squad":
         raise ConfigError(f"{step.name}.yaml: task_type {config.task_type}; the ablation is of squad")
-    return resolve(config, read_earlier(config.init_from))
+    return config
 
 
 def check_same(run: Run) -> None:

@@ -2,17 +2,22 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from him.cli.parser import Parser, add_settings, build_parser, parse_command_line
+from him.cli.parser import Parser, add_settings, build_parser, flag_default, named_task, parse_command_line
 from him.config import Config
 from him.config.names import NAMES
-from him.config.options import readers_of
+from him.config.options import TASKS, readers_of
+from him.config.resolve import resolve
 from him.config.values import kind_of
 from him.core.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[2]
 # The flags of the design: value when nobody says anything, and other names. None: none, or the task's own.
 FLAGS = {
     "num_encoder_layers": (4, "num_layers"),
@@ -96,13 +101,103 @@ def test_every_setting_is_a_flag_with_help(each):
         assert parse(f"--{each.name} a b") == ({each.name: ["a", "b"]}, None)
     else:
         assert parse(f"--{each.name} x") == ({each.name: "x"}, None)
-    assert each.metadata["help"] in action.help
-    shown = each.default
-    if kind_of(each)[0] is bool:
-        shown = f"--{each.name}" if each.default else f"--no-{each.name}"
-    assert (f"[{shown}]" in action.help) == (each.default not in (None, ()))
-    assert all(choice in action.help for choice in each.metadata.get("choices", ()))
+    default = flag_default(each.name)
+    assert action.help == each.metadata["help"].replace("%", "%%") + (f" [{default}]" if default else "")
+    if each.default not in (None, ()):
+        assert default, "a default that everybody gets is shown"
     assert f"--{each.name} " in parser.format_help().replace(",", " ")
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "shown"),
+    [
+        ("embed_dim", None, "256"),
+        ("norm_first", None, "--norm_first"),
+        ("dry_run", None, "--no-dry_run"),
+        ("num_epochs", None, "squad: 3; summarization, lm: 10"),
+        ("num_epochs", "squad", "3"),
+        ("num_epochs", "lm", "10"),
+        ("conv_kernel_size", None, "squad: 7; summarization: 5; lm: 0"),
+        ("conv_kernel_size", "summarization", "5"),
+        ("no_repeat_words", None, "summarization: --no_repeat_words; lm: --no-no_repeat_words"),
+        ("tokenizer_type", None, "bpe"),
+        ("num_beams", "lm", "1"),
+        ("num_beams", "squad", "summarization: 4; lm: 1"),  # which does not read it
+        ("max_answer_words", "lm", "15"),
+        ("num_augmentations", None, "0"),
+        ("train_file", None, ""),
+        ("run_name", None, ""),
+    ],
+)
+def test_defaults_are_those_that_a_run_gets(name, task, shown):
+    assert flag_default(name, task) == shown
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_default_of_a_task_is_shown(task):
+    """17 flags used to show none, but "[the task's own]"."""
+    for name, value in resolve(Config(task_type=task)).to_dict().items():
+        if task in readers_of(name) and name != "task_type":
+            typed = {True: f"--{name}", False: f"--no-{name}"}[value] if isinstance(value, bool) else str(value)
+            assert flag_default(name, task) == ("" if value in (None, []) else typed)
+
+
+def test_forms_of_values():
+    help = " ".join(build_parser("HIM").format_help().split())
+    for form in (
+        "--train_file FILE [FILE ...]",
+        "--corpus_dir FOLDER",
+        "--init_from FOLDER",
+        "--num_epochs N",
+        "--learning_rate N",
+        "--layer_heads N [N ...]",
+        "--run_name NAME",
+        "--schedule {cosine,linear,constant,plateau}",
+        "--task_type {squad,summarization,lm}",
+    ):
+        assert form in help
+    assert not re.search(r"TUPLE|STR\b|INT\b|FLOAT|the task's own\]", help)
+
+
+@pytest.mark.parametrize(
+    ("line", "task"),
+    [
+        ("--help", None),
+        ("--help --task_type lm", "lm"),
+        ("--task_type=summarization -h", "summarization"),
+        ("--task_type nothing --help", None),
+        ("--help --task_type", None),
+    ],
+)
+def test_the_task_whose_help_is_asked_for(line, task):
+    assert named_task(line.split()) == task
+
+
+HELP = """
+import runpy, sys, time
+sys.argv = ["main.py", *sys.argv[1:]]
+try:
+    runpy.run_path("main.py", run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+print(round(time.process_time(), 3), *sorted({"torch", "numpy", "yaml"} & sys.modules.keys()))
+"""
+
+
+def test_help_is_quick_and_loads_no_pytorch():
+    def shown(*arguments: str) -> list[str]:
+        command = [sys.executable, "-c", HELP, "--help", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    lines = [shown(), shown("--task_type", "lm"), shown()]
+    assert min(float(each[-1]) for each in lines) < 0.3, "seconds"
+    assert all(" " not in each[-1] for each in lines), "what is loaded beside"
+    of_all, of_lm = (" ".join(" ".join(each).split()) for each in lines[:2])
+    assert "passes over the training data [squad: 3; summarization, lm: 10]" in of_all
+    assert "passes over the training data [10]" in of_lm
 
 
 DESIGN_LINES = {

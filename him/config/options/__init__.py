@@ -10,10 +10,29 @@ from dataclasses import Field, fields
 from importlib import import_module
 from typing import Any
 
+from him.config.options.generation import GenerationOptions
 from him.config.options.option import ROLES, TaskSpec
-from him.config.options.shared import SHARED_SECTIONS
+from him.config.options.shared import (
+    CompressionOptions,
+    DataOptions,
+    ModelOptions,
+    OptimizationOptions,
+    OutputOptions,
+    PretrainingOptions,
+    TrainingOptions,
+)
 from him.core.errors import ConfigError
 
+SHARED_SECTIONS = (
+    ModelOptions,
+    DataOptions,
+    OptimizationOptions,
+    TrainingOptions,
+    PretrainingOptions,
+    GenerationOptions,
+    CompressionOptions,
+    OutputOptions,
+)
 TASKS = ("squad", "summarization", "lm")
 SPECS: dict[str, TaskSpec] = {name: import_module(f"{__name__}.{name}").SPEC for name in TASKS}
 PRETRAINED_PREFIX = "pretrained"  # how the folders of pretrained weights begin, beside those of prepared data

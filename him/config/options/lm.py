@@ -10,7 +10,10 @@ class LanguageModelingOptions:
     """Language modelling."""
 
     corpus_dir: str | None = option(
-        None, "lm: folder whose .txt files, at any depth, are the corpus", role=("data", "validation", "path")
+        None,
+        "lm: folder whose .txt files, at any depth, are the corpus",
+        role=("data", "validation", "path"),
+        metavar="FOLDER",
     )
     text_field: str | None = option(None, "lm: column of a hub set with the text (none: `text`)", role="data")
     eval_stride: int | None = option(

@@ -33,6 +33,7 @@ def option(default: Any, help: str, *, role: str | tuple[str, ...], **checks: An
         help: its line in `--help`.
         role: what it is for, among `ROLES`; several where it is for several things.
         **checks: `choices`, `low` and `high` (inclusive), `above` and `below` (exclusive), `aliases` (other flags),
+            `metavar` (what stands for its value in `--help`; by itself N or NAME),
             `check` (of a value: what is wrong with it, or an empty text),
             `tasks` (the only ones that read it; a task's own section says so by itself), `fallback` (what stands for
             None where a task has no value of its own).

@@ -85,14 +85,14 @@ class ModelOptions:
 class DataOptions:
     """The data."""
 
-    task_type: str = option("squad", "what to learn: squad, summarization or lm", role="examples")
+    task_type: str = option("squad", "what to learn", role="examples")
     dataset: str | None = option(
         None, "hub name, or `sample` for the built-in data (none: the task's public set)", role=("data", "validation")
     )
     dataset_config: str | None = option(
         None, "which configuration of the hub's set (none: the task's own, or its only)", role="data"
     )
-    train_file: tuple[str, ...] = option((), "local training files", role=("data", "path"))
+    train_file: tuple[str, ...] = option((), "local training files", role=("data", "path"), metavar="FILE")
     train_file_weights: tuple[float, ...] = option(
         (),
         "how often the examples of each --train_file are seen in an epoch, such as 1 0.5 (none: once each)",
@@ -110,7 +110,7 @@ class DataOptions:
         aliases=("first_file_last",),
     )
     validation_file: str | None = option(
-        None, "local validation file; for lm also a folder", role=("data", "validation", "path")
+        None, "local validation file; for lm also a folder", role=("data", "validation", "path"), metavar="FILE"
     )
     sample_size: int | None = option(
         None, "train on N examples only; lm: N documents of the corpus in all", role=("data", "validation"), low=1
@@ -137,7 +137,7 @@ class DataOptions:
         None, "longest sequence, in tokens", role=("shape", "examples"), low=16, high=8192, aliases=("seq_len",)
     )
     cache_dir: str | None = option(
-        None, "where prepared data is kept (none: .cache in --output_dir)", role=("cache", "path")
+        None, "where prepared data is kept (none: .cache in --output_dir)", role=("cache", "path"), metavar="FOLDER"
     )
 
 
@@ -222,9 +222,13 @@ class TrainingOptions:
         None,
         "start from the weights and tokenizer of this run, or of a folder with a pretrained BERT encoder",
         role=("start", "path"),
+        metavar="FOLDER",
     )
     teacher: str | None = option(
-        None, "learn from the predictions of this run's best model too, and use its tokenizer", role=("start", "path")
+        None,
+        "learn from the predictions of this run's best model too, and use its tokenizer",
+        role=("start", "path"),
+        metavar="FOLDER",
     )
     distillation_weight: float = option(
         0.5,
@@ -264,66 +268,10 @@ class PretrainingOptions:
         (),
         "more texts for these passes: .txt files and folders of them, or files such as --train_file",
         role=("start", "path"),
+        metavar="FILE",
     )
     pretrain_learning_rate: float = option(
         1e-3, "highest learning rate of these passes", role="start", above=0.0, high=10.0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationOptions:
-    """Generating text."""
-
-    num_beams: int | None = option(
-        None,
-        "hypotheses of beam search; 1 is greedy",
-        role="decoding",
-        fallback=1,
-        low=1,
-        high=64,
-        tasks=("summarization", "lm"),
-    )
-    length_penalty: float = option(
-        1.0,
-        "beam search: score is log-probability / length ** this",
-        role="decoding",
-        low=-10.0,
-        high=10.0,
-        tasks=("summarization", "lm"),
-    )
-    no_repeat_ngram_size: int | None = option(
-        None,
-        "no run of so many tokens is written twice; 0 is off",
-        role="decoding",
-        fallback=0,
-        low=0,
-        tasks=("summarization", "lm"),
-    )
-    no_repeat_words: bool | None = option(
-        None, "no word is written twice", role="decoding", fallback=False, tasks=("summarization", "lm")
-    )
-    temperature: float = option(
-        0.0,
-        "sampling: 1 as predicted, below 1 safer; 0 takes the likeliest",
-        role="decoding",
-        low=0.0,
-        high=100.0,
-        tasks=("summarization", "lm"),
-    )
-    top_k: int = option(
-        0,
-        "sampling: among the k likeliest tokens only; 0 is off",
-        role="decoding",
-        low=0,
-        tasks=("summarization", "lm"),
-    )
-    top_p: float = option(
-        1.0,
-        "sampling: among the likeliest that make up this probability",
-        role="decoding",
-        above=0.0,
-        high=1.0,
-        tasks=("summarization", "lm"),
     )
 
 
@@ -368,11 +316,13 @@ class CompressionOptions:
 class OutputOptions:
     """What is written."""
 
-    output_dir: str = option("runs", "folder of all runs", role="path")
+    output_dir: str = option("runs", "folder of all runs", role="path", metavar="FOLDER")
     run_name: str | None = option(
         None, "name of this run's folder (none: task and time)", role="path", check=_no_folder_name
     )
-    attention_dir: str = option("attention_visualizations", "folder of the attention pictures", role=("report", "path"))
+    attention_dir: str = option(
+        "attention_visualizations", "folder of the attention pictures", role=("report", "path"), metavar="FOLDER"
+    )
     attention_examples: int = option(
         2, "validation examples whose attention is drawn at each evaluation", role="report", low=0, high=50
     )
@@ -389,15 +339,3 @@ class OutputOptions:
     bertscore_samples: int = option(
         200, "predictions that BERTScore reads at each evaluation; 0 is off", role="report", low=0
     )
-
-
-SHARED_SECTIONS = (
-    ModelOptions,
-    DataOptions,
-    OptimizationOptions,
-    TrainingOptions,
-    PretrainingOptions,
-    GenerationOptions,
-    CompressionOptions,
-    OutputOptions,
-)
