@@ -30,9 +30,7 @@ def test_how_many_are_held_out(num_groups, share, expected):
 
 
 def test_of_one_group_none_can_be_held_out():
-    with pytest.raises(
-        DataError, match=r"^a\.json: there is only one context, so that none can be held out for val"
-    ):
+    with pytest.raises(DataError, match=r"^a\.json: there is only one context, so that none can be held out for val"):
         num_held_out(1, 0.5, "a.json", "context")
 
 
