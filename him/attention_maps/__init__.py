@@ -4,8 +4,7 @@ After an evaluation the trainer hands over a few fixed validation examples with 
 draws each layer once, writes `epoch<e>_<example>_layer<i>.png` and an `index.html` that needs no server and no network,
 and returns the same pictures for TensorBoard.
 
-`page` writes the files, `sheet` draws one layer, `layout` says where, `heatmap` draws one head, `text` knows what the
-fonts can show, `example` is what to draw and chooses the tokens shown.
+`example` is what to draw and which of its tokens are shown, `sheet` draws one layer, `page` writes the files.
 """
 
 from him.attention_maps.example import AttentionExample, choose_slots

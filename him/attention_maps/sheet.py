@@ -1,34 +1,49 @@
 """A sheet: all heads of one layer side by side, with heading, title, key and caption.
 
-Shapes:  H heads of the layer   L tokens of the example
+Lengths are in pixels of the finished picture. matplotlib and seaborn take 1.3 s to import, so they are imported where
+they are used.
+
+Shapes:  H heads of the layer   L tokens of the example   S slots, the rows and columns of a heatmap
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import textwrap
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from him.attention_maps.example import AttentionExample, choose_slots
-from him.attention_maps.heatmap import (
-    ANSWER,
-    FAINT,
-    GAP,
-    INK,
-    SPECIAL,
-    color_scale,
-    draw_color_bar,
-    draw_heatmap,
-    draw_labels,
-)
-from him.attention_maps.layout import Layout
-from him.attention_maps.text import DPI, GAP_MARK, drawable, font_families, points, text_width, token_label, wrap
+from him.attention_maps.example import AttentionExample, choose_slots, slot_span
 from him.core.pictures import pixels_of
 
-if TYPE_CHECKING:  # imported where they are used, as in heatmap.py
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
+
+SHEET_WIDTH, SHEET_HEIGHT = 1900, 1060  # what a sheet tries to fill: a full screen with a little browser left around it
+MIN_PANEL, MAX_PANEL = 240, 800  # of one heatmap's side
+MIN_CELL = 10.5  # of a slot, below which its label cannot be read; sheets of many heads grow beyond the screen
+COLUMN_GAP, ROW_GAP, RIGHT, EDGE = 16, 28, 80, 20
+
+TOP_WEIGHTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # where a colour scale may end; few, so that sheets compare
+INK, FAINT, GAP = "#1a1a1a", "#606060", "#dcdcdc"
+SPECIAL, ANSWER = "#0072b2", "#d55e00"  # blue and vermilion of Okabe and Ito, distinct under all colour blindness
+COLORMAP = "mako_r"  # seaborn's, light to dark in even steps of lightness, so that it also reads in grey
+
+DPI = 100
+GAP_MARK = "⋯"  # "…" at the height of the letters' middle
+LABEL_CHARS = 13  # of a token label, longer ones are cut
+
+# For scripts that matplotlib's own DejaVu Sans lacks; those of the machine are used, in this order.
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "MS Gothic",
+    "Malgun Gothic", "WenQuanYi Micro Hei", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai",
+    "Nirmala UI", "Arial Unicode MS", "Noto Sans Symbols", "Segoe UI Symbol", "Apple Symbols", "Unifont",
+)  # fmt: skip
 
 
 def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) -> np.ndarray:
@@ -42,80 +57,191 @@ def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) 
     Returns:
         uint8 (height, width, 3), at most about 1900 pixels wide, and 1060 high for up to 8 heads.
     """
-    # Seconds on one Zen 5 core for 300 tokens cut to 38 slots:
-    #   1 head 0.14, 8 heads 0.23-0.25, 16 heads 0.35-0.42; the first sheet of a process takes 0.8 more for imports
-    #   8 heads without any token label 0.17, with every label drawn instead of copied 0.33
-    #   8 heads with the Agg canvas from the start 0.95 (see below)
-    # Writing the PNG adds 0.04, so a whole evaluation of 2 examples × 4 layers takes 2.4.
+    # CPU seconds for 300 tokens cut to 38 slots: 1 head 0.20, 8 heads 0.49, 16 heads 0.74, most of it text; the first
+    # sheet of a process takes some seconds more for imports.
     from matplotlib.figure import Figure
 
     assert 1 <= layer <= len(example.weights), (layer, len(example.weights))
     weights_HLL = np.asarray(example.weights[layer - 1], dtype=np.float32)
     num_heads, length = weights_HLL.shape[:2]
     slots = choose_slots(example)
-    labels = [token_label(example, slot) for slot in slots]
-    layout = Layout.of(num_heads, len(slots), labels)
+    labels = [_token_label(example, slot) for slot in slots]
+    grid = _grid(num_heads, labels)
+    width = max(grid.margin + grid.columns * (grid.panel + COLUMN_GAP) - COLUMN_GAP + RIGHT, 900)
     heading = f"Example {example.name} · layer {layer} of {len(example.weights)} · {_count(num_heads, 'head')}"
     if epoch is not None:
         heading = f"Epoch {epoch} · {heading[0].lower()}{heading[1:]}"
-    title_lines = wrap(drawable(" ".join(example.title.split()), "□"), layout.width - 40, 13, max_lines=2)
-    caption_lines = wrap(_caption(num_heads, length, slots), layout.width - 40, 12)
-    top = 46 + 18 * len(title_lines) + 32
-    bottom = layout.below + 14 + 17 * len(caption_lines)
-    height = top + layout.rows * layout.panel + (layout.rows - 1) * layout.row_gap + bottom
+    title = _wrap(_drawable(" ".join(example.title.split()), "□"), width - 2 * EDGE, 13, max_lines=2)
+    caption = _wrap(_caption(num_heads, length, slots), width - 2 * EDGE, 12)
+    top, bottom = 78 + 18 * len(title), grid.margin + 14 + 17 * len(caption)
+    height = top + grid.rows * (grid.panel + ROW_GAP) - ROW_GAP + bottom
 
-    # `seaborn.heatmap` draws the whole figure at each call to see whether tick labels overlap. The do-nothing canvas
-    # that a new Figure has skips that, which is why the Agg canvas comes only at the end.
     # Agg cuts the fraction of a pixel off, so the size stays a little above the whole number.
-    size = ((layout.width + 0.01) / DPI, (height + 0.01) / DPI)
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white")
-    _write(figure, 20, height - 14, heading, 17, layout.width, height, weight="bold", va="top")
-    _draw_key(figure, layout.width, height, {SPECIAL: any(example.special), ANSWER: example.answer is not None})
-    for index, line in enumerate(title_lines):
-        _write(figure, 20, height - 42 - 18 * index, line, 13, layout.width, height, va="top")
-    for index, line in enumerate(reversed(caption_lines)):
-        _write(figure, 20, 10 + 17 * index, line, 12, layout.width, height, color=FAINT, va="bottom")
-
-    norm = color_scale(weights_HLL, slots)
-    mesh = None
-    for head in range(num_heads):
-        x, y = layout.place(head)
-        ax = _add_axes(figure, x, top + y, layout.panel, layout.panel, layout.width, height)
-        mesh = draw_heatmap(ax, weights_HLL[head], head, slots, example, norm)
-        if head == 0:
-            draw_labels(ax, labels, slots, example, layout, along="rows")
-        if head == layout.lowest(0):
-            draw_labels(ax, labels, slots, example, layout, along="columns")
-    if mesh is not None:
-        bar = _add_axes(figure, layout.width - layout.right + 18, top, 14, min(layout.panel, 400), layout.width, height)
-        draw_color_bar(figure, bar, mesh)
-
-    image = pixels_of(figure)
-    assert image.shape == (height, layout.width, 3), image.shape
-    _copy_labels(image, layout, top)
-    return image
+    figure = Figure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI), dpi=DPI, facecolor="white")
+    _write(figure, EDGE, height - 14, heading, 17, weight="bold", va="top")
+    _draw_key(figure, {SPECIAL: any(example.special), ANSWER: example.answer is not None})
+    _write(figure, EDGE, height - 42, "\n".join(title), 13, va="top", linespacing=1.2)
+    _write(figure, EDGE, 10, "\n".join(caption), 12, va="bottom", linespacing=1.2, color=FAINT)
+    if num_heads:
+        wide, high = grid.columns * (grid.panel + COLUMN_GAP) - COLUMN_GAP, height - top - bottom
+        place = dict(left=grid.margin / width, right=(grid.margin + wide) / width, bottom=bottom / height)
+        place |= dict(top=(bottom + high) / height, wspace=COLUMN_GAP / grid.panel, hspace=ROW_GAP / grid.panel)
+        axes = figure.subplots(grid.rows, grid.columns, squeeze=False, gridspec_kw=place).ravel()
+        _draw_heads(axes, weights_HLL, labels, slots, example, grid)
+    return pixels_of(figure)
 
 
-def _copy_labels(image: np.ndarray, layout: Layout, top: int) -> None:
-    """Copies the row labels of head 1 to the other rows of heatmaps, and the column labels of column 1 to the others.
+class _Grid(NamedTuple):
+    """Heatmaps in rows and columns, with the token labels in a margin left of them and below."""
 
-    They are the same everywhere and text is most of the cost, while all positions are whole pixels.
+    rows: int
+    columns: int
+    panel: int  # side of a heatmap
+    font: float  # height of a token label
+    label_width: int  # of the widest token label
+    margin: int
+
+
+def _grid(num_heads: int, labels: list[str]) -> _Grid:
+    """Heatmaps as large as a screen allows, and never so small that a label cannot be read."""
+    columns = {0: 1, 5: 3, 6: 3, 9: 3}.get(num_heads, min(num_heads, 4))
+    rows = max(1, math.ceil(num_heads / columns))
+    font = 10.0
+    for _ in range(2):  # labels and panels need each other's size
+        label_width = math.ceil(max(_text_width(label, font, bold=True) for label in labels))
+        margin = label_width + 38
+        wide = (SHEET_WIDTH - margin - RIGHT + COLUMN_GAP) / columns - COLUMN_GAP
+        high = (SHEET_HEIGHT - 144 - margin + ROW_GAP) / rows - ROW_GAP
+        panel = int(min(MAX_PANEL, max(min(wide, high), len(labels) * MIN_CELL, MIN_PANEL))) if num_heads else 0
+        font = min(14.0, max(9.5, 0.92 * panel / len(labels)))
+    return _Grid(rows, columns, panel, font, label_width, margin)
+
+
+def _draw_heads(
+    axes: np.ndarray,
+    weights_HLL: np.ndarray,
+    labels: list[str],
+    slots: list[range],
+    example: AttentionExample,
+    grid: _Grid,
+) -> None:
+    """Draws the heatmaps, labels at the left and lowest ones, and the colour bar."""
+    norm = _color_scale(weights_HLL, slots)
+    num_heads = len(weights_HLL)
+    for head, ax in enumerate(axes):
+        if head >= num_heads:
+            ax.remove()
+            continue
+        mesh = _draw_heatmap(ax, weights_HLL[head], head, slots, example, norm)
+        if head % grid.columns == 0:
+            _draw_labels(ax, labels, slots, example, grid, along_rows=True)
+        if head + grid.columns >= num_heads:  # the lowest one of its column
+            _draw_labels(ax, labels, slots, example, grid, along_rows=False)
+    last = axes[min(num_heads, grid.columns) - 1]
+    high = min(1, 400 / grid.panel)
+    _draw_color_bar(last.inset_axes((1 + 18 / grid.panel, 1 - high, 14 / grid.panel, high)), mesh)
+
+
+def _draw_heatmap(
+    ax: Axes, weights_LL: np.ndarray, head: int, slots: list[range], example: AttentionExample, norm: PowerNorm
+) -> QuadMesh:
+    """Draws a heatmap with its title, gaps left grey, lines between sections, and frames around the answer."""
+    import seaborn
+    from matplotlib.patches import Rectangle
+
+    # vmin and vmax are the norm's business; given, they keep seaborn from seeking the minimum of weights all NaN.
+    scale = dict(norm=norm, vmin=norm.vmin, vmax=norm.vmax, cmap=COLORMAP)
+    # With tick labels seaborn would draw the whole figure to see whether they overlap.
+    seaborn.heatmap(_cut(weights_LL, slots), ax=ax, cbar=False, xticklabels=False, yticklabels=False, **scale)
+    ax.set_facecolor(GAP)
+    title = _head_title(head, weights_LL, example.special)
+    ax.set_title(title, fontsize=_points(12.5), color=INK, family=_font_families(), pad=4)
+    count = len(slots)
+    edges = {edge for _, first, last in example.sections for edge in slot_span(slots, first, last)} - {0, count}
+    if edges:
+        ax.hlines(sorted(edges), 0, count, color=FAINT, linewidth=0.6)
+        ax.vlines(sorted(edges), 0, count, color=FAINT, linewidth=0.6)
+    if example.answer:
+        start, end = slot_span(slots, *example.answer)
+        for corner, *size in (((0, start), count, end - start), ((start, 0), end - start, count)):
+            frame = dict(fill=False, edgecolor=ANSWER, linewidth=1.2, clip_on=False, zorder=3)
+            ax.add_patch(Rectangle(corner, *size, **frame))
+    return ax.collections[0]
+
+
+def _cut(weights_LL: np.ndarray, slots: list[range]) -> np.ndarray:
+    """Keeps the shown rows and columns of (..., L, L) as (..., S, S); gaps are NaN."""
+    starts = [slot.start for slot in slots]
+    gaps = [len(slot) > 1 for slot in slots]
+    cut_SS = weights_LL[..., starts, :][..., starts].copy()
+    cut_SS[..., gaps, :] = np.nan
+    cut_SS[..., gaps] = np.nan
+    return cut_SS
+
+
+def _color_scale(weights_HLL: np.ndarray, slots: list[range]) -> PowerNorm:
+    """Square-root colour scale from 0 to a round weight that 99 in 100 shown cells do not exceed.
+
+    Most weights of a long input are small, and on a linear scale all but the largest look alike.
     """
-    margin = 3  # of a frame's or a label's overhang
+    from matplotlib.colors import PowerNorm
 
-    def rows_at(row: int) -> np.ndarray:
-        y = top + row * (layout.panel + layout.row_gap)
-        return image[y - margin : y + layout.panel + margin, : layout.left - margin]
+    shown = _cut(weights_HLL, slots)
+    shown = shown[np.isfinite(shown)]
+    typical_top = np.quantile(shown, 0.99) if shown.size else 1.0
+    return PowerNorm(0.5, vmin=0.0, vmax=next((weight for weight in TOP_WEIGHTS if weight >= typical_top), 1.0))
 
-    def columns_at(column: int) -> np.ndarray:
-        x, y = layout.place(layout.lowest(column))
-        y += top + layout.panel + margin
-        return image[y : y + layout.below - margin, x - margin : x + layout.panel + margin]
 
-    for row in range(1, layout.rows):
-        rows_at(row)[:] = rows_at(0)
-    for column in range(1, layout.columns):
-        columns_at(column)[:] = columns_at(0)
+def _head_title(head: int, weights_LL: np.ndarray, special: list[bool]) -> str:
+    """Names the head and says over all L tokens, not only the shown ones, how spread and how idle its attention is."""
+    weights_LL = weights_LL.astype(np.float64)
+    entropy = -np.sum(weights_LL * np.log(np.maximum(weights_LL, 1e-30)), axis=-1).mean()
+    on_special = weights_LL[:, np.asarray(special, dtype=bool)].sum(axis=-1).mean()
+    return f"head {head + 1} · {entropy:.2f} nats · {100 * on_special:.0f} % special"
+
+
+def _draw_labels(
+    ax: Axes, labels: list[str], slots: list[range], example: AttentionExample, grid: _Grid, along_rows: bool
+) -> None:
+    """Writes the token labels left of the rows or below the columns, and a bracket with its name for each section."""
+    turn, beside = (0, ax.get_yaxis_transform()) if along_rows else (90, ax.get_xaxis_transform())
+    answer = range(0) if example.answer is None else range(example.answer[0], example.answer[1] + 1)
+    style = dict(family=_font_families(), parse_math=False, transform=beside)  # data along the axis, a share across it
+    # Turned about its end and set on the baseline, so that labels line up whatever letters they hold. As tick labels
+    # they would take twice the time.
+    turned = dict(ha="right", va="center_baseline", rotation=turn, rotation_mode="anchor", fontsize=_points(grid.font))
+    for index, (label, slot) in enumerate(zip(labels, slots, strict=True)):
+        color, weight = INK, "bold"
+        if len(slot) == 1:
+            is_answer, is_special = slot.start in answer, example.special[slot.start]
+            color = ANSWER if is_answer else SPECIAL if is_special else INK
+            weight = "bold" if is_answer or is_special else "normal"
+        place = (-5 / grid.panel, index + 0.5)
+        ax.text(*(place if along_rows else place[::-1]), label, color=color, weight=weight, **turned, **style)
+    bracket = -(grid.label_width + 11) / grid.panel
+    for name, first, last in example.sections:
+        start, end = slot_span(slots, first, last)
+        name = _drawable(name, "□")
+        line = ([bracket, bracket], [start + 0.15, end - 0.15])
+        look = dict(color=FAINT, linewidth=1.4, clip_on=False, solid_capstyle="butt", transform=beside)
+        ax.plot(*(line if along_rows else line[::-1]), **look)
+        if _text_width(name, 12) > (end - start) * grid.panel / len(slots):
+            continue  # the name would run into its neighbour's
+        place = (bracket - 5 / grid.panel, (start + end) / 2)
+        place, align = (place, ("right", "center")) if along_rows else (place[::-1], ("center", "top"))
+        look = dict(color=FAINT, fontsize=_points(12), rotation=90 - turn, **style)
+        ax.text(*place, name, ha=align[0], va=align[1], **look)
+
+
+def _draw_color_bar(ax: Axes, mesh: QuadMesh) -> None:
+    """Draws the colour scale of `mesh` in `ax`, pointed if a shown weight exceeds it."""
+    top = mesh.norm.vmax
+    clipped = bool(np.nanmax(mesh.get_array().filled(0)) > top)
+    bar = ax.figure.colorbar(mesh, cax=ax, extend="max" if clipped else "neither", extendfrac=0.03)
+    ticks = [top * share for share in (0, 0.05, 0.2, 0.5, 1)]
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    ax.tick_params(labelsize=_points(12), length=3, color=FAINT, labelcolor=INK)
+    bar.outline.set_linewidth(0)
 
 
 def _caption(num_heads: int, length: int, slots: list[range]) -> str:
@@ -139,25 +265,86 @@ def _caption(num_heads: int, length: int, slots: list[range]) -> str:
     return " ".join(parts)
 
 
-def _draw_key(figure: Figure, width: int, height: int, used: dict[str, bool]) -> None:
+def _draw_key(figure: Figure, used: dict[str, bool]) -> None:
     """Says at the top right what the label colours mean."""
-    x = width - 20.0
+    x, top = figure.bbox.width - EDGE, figure.bbox.height - 16
     for label, color in (("predicted answer (framed)", ANSWER), ("special token", SPECIAL)):
         if used[color]:
-            _write(figure, x, height - 16, label, 13, width, height, color=color, weight="bold", ha="right", va="top")
-            x -= text_width(label, 13, bold=True) + 22
+            _write(figure, x, top, label, 13, color=color, weight="bold", ha="right", va="top")
+            x -= _text_width(label, 13, bold=True) + 22
 
 
-def _add_axes(figure: Figure, x: int, y: int, wide: int, high: int, width: int, height: int) -> Axes:
-    """Adds axes whose upper left corner is at pixel (x, y), counted from the upper left corner of the sheet."""
-    return figure.add_axes((x / width, (height - y - high) / height, wide / width, high / height), facecolor=GAP)
-
-
-def _write(figure: Figure, x: float, y: float, text: str, pixels: float, width: int, height: int, **style) -> None:
+def _write(figure: Figure, x: float, y: float, text: str, pixels: float, **style: Any) -> None:
     """Writes on the sheet at pixel (x, y), counted from the lower left corner."""
-    style = {"color": INK, "family": font_families(), **style}
-    figure.text(x / width, y / height, text, fontsize=points(pixels), parse_math=False, **style)
+    style = {"color": INK, "family": _font_families(), "transform": None, **style}
+    figure.text(x, y, text, fontsize=_points(pixels), parse_math=False, **style)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def _token_label(example: AttentionExample, slot: range) -> str:
+    """Names the token of a slot, cut to LABEL_CHARS, or marks a gap."""
+    if len(slot) > 1:
+        return GAP_MARK
+    label = _drawable(example.tokens[slot.start])
+    return label if len(label) <= LABEL_CHARS else label[: LABEL_CHARS - 1] + "…"
+
+
+def _drawable(text: str, unknown: str | None = None) -> str:
+    """Replaces what cannot be drawn: line ends and tabs by arrows, what has no glyph by `unknown` or its U+XXXX."""
+    text = text.replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
+    if text.isascii() and text.isprintable():
+        return text if text.strip() else "␣" * max(1, len(text))
+    return "".join(c if c.isprintable() and _has_glyph(c) else unknown or f"U+{ord(c):04X}" for c in text)
+
+
+@lru_cache(maxsize=1)
+def _font_families() -> list[str]:
+    """Font families that this machine has, in the order in which matplotlib seeks a glyph."""
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+
+
+@lru_cache(maxsize=4)
+def _fonts(bold: bool) -> list:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    weight = "bold" if bold else "normal"
+    return [get_font(findfont(FontProperties(family=family, weight=weight))) for family in _font_families()]
+
+
+@lru_cache(maxsize=10_000)
+def _has_glyph(character: str) -> bool:
+    return any(font.get_char_index(ord(character)) for font in _fonts(bold=False))
+
+
+@lru_cache(maxsize=10_000)
+def _text_width(text: str, pixels: float, bold: bool = False) -> float:
+    """Width in pixels, in DejaVu Sans; a character of another font counts as one em, which none exceeds by much."""
+    font = _fonts(bold)[0]
+    known = "".join(c for c in text if font.get_char_index(ord(c)))
+    font.set_size(_points(pixels), DPI)
+    font.set_text(known)
+    return font.get_width_height()[0] / 64 + pixels * (len(text) - len(known))
+
+
+def _wrap(text: str, width: float, pixels: float, max_lines: int | None = None) -> list[str]:
+    """Breaks `text` into lines no wider than `width` pixels; what does not fit into `max_lines` ends in “…”."""
+    chars = max(20, int(width * len(text) / max(_text_width(text, pixels), 1.0)))
+    while True:
+        lines = textwrap.wrap(text, chars, max_lines=max_lines, placeholder=" …")
+        if chars <= 20 or all(_text_width(line, pixels) <= width for line in lines):
+            return lines
+        chars = int(chars * 0.97)
+
+
+def _points(pixels: float) -> float:
+    """The unit in which matplotlib takes font sizes."""
+    return pixels * 72 / DPI
