@@ -1,1 +1,1 @@
-"""What everything stands on: errors, messages, files, signals, device and precision."""
+"""What everything stands on: errors, messages, files, the hub, pictures, signals, device and precision."""

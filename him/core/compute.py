@@ -1,4 +1,4 @@
-"""Where and in which number format a model is computed: device, precision, threads, memory of the process."""
+"""Device, precision (bf16 or float32), threads and memory of the process that computes a model."""
 
 import ctypes
 import gc
@@ -67,8 +67,8 @@ def choose_compute(device: str = "auto", precision: str = "auto", num_threads: i
     kind, _, index = name.partition(":")  # by hand: `torch.device` turns cuda:200 into cuda:-56
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {device}: there are {torch.cuda.device_count()} GPUs; use --device cpu")
-    place = torch.device(name)
-    return Compute(place, bf16=has_fast_bf16(place) if precision == "auto" else precision == "bf16")
+    chosen = torch.device(name)
+    return Compute(chosen, bf16=has_fast_bf16(chosen) if precision == "auto" else precision == "bf16")
 
 
 def memory_bytes() -> float:
@@ -119,24 +119,24 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def in_parts(numbers: np.ndarray, work: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
+def in_parts(indices: np.ndarray, work: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
     """Does work for a batch of examples; where memory runs out, for its halves one after the other.
 
     Args:
-        numbers: of the examples.
-        work: for all of these, or some.
+        indices: of the examples.
+        work: takes indices, all of these or some.
 
     Yields:
-        The numbers worked on, and what came of it.
+        The indices worked on, and what came of it.
     """
     try:
-        done = work(numbers)
+        done = work(indices)
     except (RuntimeError, MemoryError) as error:
-        if len(numbers) == 1 or not is_out_of_memory(error):
+        if len(indices) == 1 or not is_out_of_memory(error):
             raise
     else:
-        yield numbers, done
+        yield indices, done
         return
     release_memory()
-    for half in np.array_split(numbers, 2):
+    for half in np.array_split(indices, 2):
         yield from in_parts(half, work)

@@ -213,9 +213,9 @@ def _check_card(folder: str, local_ways: str) -> None:
                 configs = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("configs")
         except Exception:  # of whatever the library refuses too, in the same words
             continue
-        for place in _strings(configs, set()):
-            if "://" in place or Path(place).is_absolute() or ".." in Path(place).parts:
-                fault = f"its {name} names data that is not in the folder ({shown(place)})"
+        for entry in _strings(configs, set()):
+            if "://" in entry or Path(entry).is_absolute() or ".." in Path(entry).parts:
+                fault = f"its {name} names data that is not in the folder ({shown(entry)})"
                 raise DataError(f"--dataset {shown(folder)}: {fault}; put the file there, or use {local_ways}")
 
 

@@ -1,4 +1,4 @@
-"""Rows of different lengths in one flat array."""
+"""Ragged arrays: rows of different lengths in one flat array."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

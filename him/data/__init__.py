@@ -1,1 +1,1 @@
-"""Raw data: where it comes from, its readers per format, lexical features, batches and their order."""
+"""Data of any task: sources, readers per format, documents, batches and their order, the cache of prepared data."""

@@ -1,17 +1,21 @@
-"""Prepared data on disk, in Arrow: written once under a hash of all that made it, mapped into memory afterwards."""
+"""The cache of prepared data, in Arrow: written once under a hash of all that made it, memory-mapped afterwards."""
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from him.config import Config
+from him.core.errors import CheckpointError
 from him.core.files import add_folder, verify_folder
 from him.core.ragged import Ragged
 
 Columns = dict[str, np.ndarray | Ragged]
+T = TypeVar("T")
 
 
 def fingerprint(*parts: object) -> str:
@@ -34,6 +38,23 @@ def cached_folder(cache_dir: Path, name: str) -> Path:
     if folder.is_symlink():
         folder.unlink()
     return folder
+
+
+def load_cached(folder: Path, load: Callable[[Path], T], last: str = "") -> T | None:
+    """What is in the cache, or None where it has to be made anew; what is damaged is removed.
+
+    Args:
+        folder: of the cache.
+        load: reads it.
+        last: the folder in it that is written last, if it is written in parts: without it, another process may be
+            writing, and nothing is removed.
+    """
+    try:
+        return load(folder)
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        if (folder / last).is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def content_digest(*columns: np.ndarray | Ragged) -> str:

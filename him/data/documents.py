@@ -39,27 +39,27 @@ class Documents:
 
     Attributes:
         source: names them in messages.
-        read: the text of a document, in blocks, by its number in the store that it is from.
-        numbers: (documents,) int64, their numbers there.
+        read: the text of a document, in blocks, by its index in the store that it is from.
+        indices: (documents,) int64, where they are there.
         digests: (documents, 16) uint8, a hash of the content of each.
         sizes: (documents,) int64, bytes of each in UTF-8.
     """
 
     source: str
     read: Callable[[int], Iterator[str]]
-    numbers: np.ndarray
+    indices: np.ndarray
     digests: np.ndarray
     sizes: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[str]:
-        return ("".join(self.read(int(number))) for number in self.numbers)
+        return ("".join(self.read(int(index))) for index in self.indices)
 
     def blocks(self) -> Iterator[Iterator[str]]:
         """The same texts in blocks of about a megabyte, so that a huge one need not be held."""
-        return (self.read(int(number)) for number in self.numbers)
+        return (self.read(int(index)) for index in self.indices)
 
     @property
     def num_bytes(self) -> int:
@@ -71,10 +71,10 @@ class Documents:
         """Hash of all texts in their order and of where each ends, as 32 hexadecimal digits."""
         return hashlib.sha256(np.ascontiguousarray(self.digests).data).hexdigest()[:32]
 
-    def take(self, places: Sequence[int]) -> "Documents":
-        """Those at some places, in the order of `places`."""
-        at = np.asarray(places, np.int64)
-        return replace(self, numbers=self.numbers[at], digests=self.digests[at], sizes=self.sizes[at])
+    def take(self, indices: Sequence[int]) -> "Documents":
+        """Those at some indices, in the order of `indices`."""
+        at = np.asarray(indices, np.int64)
+        return replace(self, indices=self.indices[at], digests=self.digests[at], sizes=self.sizes[at])
 
 
 def documents_of(
@@ -89,7 +89,7 @@ def text_documents(texts: Sequence[str], source: str) -> Documents:
     """Documents that are in memory."""
     encoded = [text.encode("utf-8") for text in texts]
     digests = b"".join(map(_digest, encoded))
-    return documents_of(source, lambda number: iter((texts[number],)), digests, list(map(len, encoded)))
+    return documents_of(source, lambda index: iter((texts[index],)), digests, list(map(len, encoded)))
 
 
 def _digest(*parts: bytes) -> bytes:
@@ -109,7 +109,7 @@ class TextFile:
         num_characters: of the text.
         is_blank: it holds white space at most.
         digest: hash of the text.
-        marks: places in the text, about a megabyte from one to the next: (byte, characters before it), rising.
+        marks: positions in the text, about a megabyte from one to the next: (byte, characters before it), rising.
     """
 
     path: str
@@ -201,7 +201,7 @@ def file_documents(parts: Sequence[FilePart], source: str) -> Documents:
     ]
     return documents_of(
         source,
-        lambda number: _decoded(parts[number].file.path, parts[number].start, parts[number].stop),
+        lambda index: _decoded(parts[index].file.path, parts[index].start, parts[index].stop),
         b"".join(digests),
         [part.stop - part.start for part in parts],
     )
@@ -291,8 +291,8 @@ def row_documents(rows: "Dataset", column: str, source: str, wikitext: bool) -> 
             digests += _digest(content)
             sizes.append(len(content))
 
-    def read(number: int) -> Iterator[str]:
-        yield texts.joined(bounds[2 * number], bounds[2 * number + 1], wikitext)
+    def read(index: int) -> Iterator[str]:
+        yield texts.joined(bounds[2 * index], bounds[2 * index + 1], wikitext)
 
     return documents_of(source, read, digests, sizes)
 

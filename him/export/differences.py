@@ -1,4 +1,4 @@
-"""Whether an export computes what the trained model computes."""
+"""Numerical differences: whether an export computes what the trained model computes."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""An ONNX file in the place of a trained model, so that a task can evaluate it as it evaluates its own.
+"""Inference with ONNX Runtime: an ONNX file in place of a trained model, so that a task can evaluate it as its own.
 
 # B batch   L length   N rows at once   V vocabulary
 """

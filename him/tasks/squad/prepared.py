@@ -1,7 +1,6 @@
 """SQuAD data made ready for training, once: from the cache if it is there and whole, built and kept otherwise."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from him.config.options.squad import SPEC
-from him.core.errors import CheckpointError
-from him.data.cache import cached_folder, fingerprint, load_columns, save_columns
+from him.data.cache import cached_folder, fingerprint, load_cached, load_columns, save_columns
 from him.tasks.squad.features import SquadFeatures, build_features, joined
 from him.tasks.squad.lexical import DocumentFrequencies
 from him.tasks.squad.reader import SquadData
@@ -62,13 +60,8 @@ def prepare_squad(
     settings = (given.to_str() if given is not None else None, vocab_size, max_seq_len, doc_stride)
     digest = fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)
     folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
-    try:
-        return _load(folder)
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
-        if (
-            folder / "train"
-        ).is_dir():  # written last: complete, and damaged; without it another process may be writing
-            shutil.rmtree(folder, ignore_errors=True)
+    if (prepared := load_cached(folder, _load, last="train")) is not None:
+        return prepared
     tokenizer = train_tokenizer(_texts(train), vocab_size) if given is None else given
     train_features, frequencies = build_features(train, tokenizer, max_seq_len, doc_stride, None)
     validation_features, _ = build_features(validation, tokenizer, max_seq_len, doc_stride, frequencies)
@@ -97,12 +90,10 @@ def prepare_features(
     """
     counted = fingerprint(*((name, part.to_json()) for name, part in {"": frequencies, **articles}.items()))
     settings = (tokenizer.to_str(), max_seq_len, doc_stride, counted)
-    digest = fingerprint(FEATURES_VERSION, settings, data.paragraphs)
-    folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-made-{digest}")
-    try:
-        return SquadFeatures.from_columns(load_columns(folder))
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = cached_folder(cache_dir, f"squad-made-{fingerprint(FEATURES_VERSION, settings, data.paragraphs)}")
+    features = load_cached(folder, lambda folder: SquadFeatures.from_columns(load_columns(folder)))
+    if features is not None:
+        return features
     parts = []
     for start in range(0, len(data.paragraphs), PARAGRAPHS_AT_ONCE):
         part = SquadData.from_paragraphs(data.paragraphs[start : start + PARAGRAPHS_AT_ONCE], data.source)

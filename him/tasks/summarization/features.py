@@ -3,7 +3,6 @@
 A row is `[CLS] document [SEP] summary [SEP] padding`; what is too long for its part of the row is cut at its end.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from him.config.options.summarization import SPEC
-from him.core.errors import CheckpointError
 from him.core.ragged import Ragged
 from him.data.batching import bucket_length
-from him.data.cache import Columns, cached_folder, fingerprint, load_columns, save_columns
+from him.data.cache import Columns, cached_folder, fingerprint, load_cached, load_columns, save_columns
 from him.data.records import PairData
 from him.text.tokenizer import encode_ids, parse_tokenizer
 from him.text.training import train_tokenizer
@@ -71,11 +69,8 @@ def prepare_pairs(
     settings = given.to_str() if given is not None else (kind, vocab_size)
     digest = fingerprint(FEATURES_VERSION, settings, train.pairs, validation.pairs)
     folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
-    try:
-        return _load(folder)
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
-        if (folder / "train").is_dir():  # written last: complete, and damaged; else another process may be writing
-            shutil.rmtree(folder, ignore_errors=True)
+    if (prepared := load_cached(folder, _load, last="train")) is not None:
+        return prepared
     tokenizer = given or train_tokenizer(_texts(train), vocab_size, kind)
     features = {
         "validation": build_pair_features(validation, tokenizer),
