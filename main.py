@@ -29,7 +29,8 @@ def main() -> int:
     config = Config(**with_shape_of_earlier(settings)) if run is None else None
 
     from him.training.trainer import Interrupted  # PyTorch is loaded only when the flags are sound
-    from him.workflows.train import resume, train
+    from him.workflows.resume import resume
+    from him.workflows.train import train
 
     try:
         result = train(config, show) if config is not None else resume(Path(run), settings, show, allow_inexact)

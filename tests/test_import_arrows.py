@@ -36,7 +36,6 @@ ALLOWED["him"] = tuple(room for room in ALLOWED if room not in ("entry", "script
 KNOWN = {
     ("him.data.unlabelled", "him.tasks.lm.sources"),
     ("him.data.unlabelled", "him.tasks.squad.reader"),
-    ("him.runs.init_from", "him.compression.quantization"),
     ("him.runs.models", "him.compression.quantization"),
 }
 

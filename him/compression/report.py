@@ -87,8 +87,8 @@ def summary_line(stages: Sequence[dict[str, Any]], metric: str) -> str:
     return f"not a success ({last['verdict']}): {figures}"
 
 
-def front_table(points: Sequence[dict[str, Any]], metric: str) -> str:
-    """Size, speed and quality by pruning amount, floats first."""
+def pareto_table(points: Sequence[dict[str, Any]], metric: str) -> str:
+    """Size, speed and quality by pruning amount, floats first: the points of the Pareto front and those behind it."""
     time = time_of(points[0])
     of_time = "ms " + time.removeprefix("latency_ms_")
     lines = [f"{'pruned':>8}  {'':<10}  {'file MB':>8}  {of_time:>10}  {metric:>13}"]

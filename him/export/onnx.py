@@ -15,6 +15,7 @@ from him.export.folders import check_floats, check_packages, quiet, size_mb, wri
 from him.export.graphs import Graph, graph_of
 from him.export.onnx_int8 import quantize_file
 from him.export.onnx_session import OnnxModel, latency_ms
+from him.runs.folder import ModelFolder
 from him.tasks.base import Task
 from him.workflows.predict import Predictor
 
@@ -72,7 +73,7 @@ def export_onnx(
             if validation_file is not None:
                 row |= evaluated.evaluate_file(session, predictor.compute, validation_file).metrics
             report["forms"].append(row)
-        predictor.config.save(folder / "config.json")
+        predictor.config.save(ModelFolder(folder).config)
         task.save(folder)
         write_report(folder, report)
 

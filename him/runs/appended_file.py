@@ -1,4 +1,4 @@
-"""A file that grows, and that a full disk leaves as it was."""
+"""Append-only file, which a full disk leaves as it was."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What the bits of a result depend on beside data and settings."""
+"""The environment that a run is trained in: what the bits of a result depend on beside data and settings."""
 
 from typing import Any
 
@@ -25,5 +25,5 @@ def describe_environment(compute: Compute) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """How a machine differs from the one that a checkpoint was made on: `torch 2.12.0 → 2.13.0`."""
+    """How the environment differs from that of a checkpoint: `torch 2.12.0 → 2.13.0`."""
     return [f"{name} {before.get(name)} → {value}" for name, value in now.items() if before.get(name) != value]

@@ -1,9 +1,143 @@
-"""The folder of a run: what is where in it. Nothing else in HIM knows these names."""
+"""The folder of a run: what is where in it, how it is made, found and locked. Nothing else in HIM knows these names.
 
+runs/NAME/
+├── config.json, command.txt    settings, and the command that started it
+├── metrics.jsonl               the curves, also in TensorBoard's files beside it
+├── checkpoints/                what an interrupted run goes on from
+├── best/                       the best model, a `ModelFolder`
+├── predictions.json            of the best model on the validation data
+├── pretraining/                a run within the run
+├── compressed/                 the smaller models, a `CompressionFolder`
+└── sweep/AMOUNT/               the same for each of several pruning amounts
+"""
+
+import os
+import shlex
+import shutil
+import sys
+import uuid
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from him.core.files import find_folder
+from him.config import Config
+from him.core.errors import CheckpointError, ConfigError
+from him.core.files import cannot_write, find_folder, locked, remove_leftovers, sync, sync_folder
+
+TRAINED, PRUNED, FINE_TUNED, INT8 = STAGES = ("trained", "pruned", "fine_tuned", "int8")
+_BEST, _COMPRESSED, _SWEEP = "best", "compressed", "sweep"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on the disk that can be used: weights, settings, metrics and the files of its task.
+
+    Attributes:
+        path: such as `runs/NAME/best`.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config(self) -> Path:
+        """The settings it was made with."""
+        return self.path / "config.json"
+
+    @property
+    def weights(self) -> Path:
+        """The weights."""
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """Its metrics on the validation data, and the step it is of."""
+        return self.path / "metrics.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there are weights."""
+        return self.weights.is_file()
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is of a stage after training, by where it is."""
+        if self.path.name == _BEST:
+            return self.path.parent.name == FINE_TUNED
+        return bool({_COMPRESSED, _SWEEP} & {parent.name for parent in list(self.path.parents)[:2]})
+
+
+@dataclass(frozen=True)
+class CompressionFolder:
+    """The smaller models of a run and their report.
+
+    While it is being made it is `NAME.part`, which takes the place of NAME at the end.
+
+    Attributes:
+        path: `runs/NAME/compressed` or `runs/NAME/sweep/AMOUNT`.
+    """
+
+    path: Path
+
+    @property
+    def report(self) -> Path:
+        """Settings, stages and measurements as JSON."""
+        return self.path / "report.json"
+
+    @property
+    def picture(self) -> Path:
+        """The same as a picture."""
+        return self.path / "report.png"
+
+    @property
+    def progress(self) -> Path:
+        """Which stages are done; gone when all are."""
+        return self.path / "progress.json"
+
+    @property
+    def part(self) -> "CompressionFolder":
+        """Where it is made."""
+        return CompressionFolder(self.path.with_name(f"{self.path.name}.part"))
+
+    @property
+    def old(self) -> Path:
+        """Where the earlier one is while this one takes its place."""
+        return self.path.with_name(f"{self.path.name}.old")
+
+    @property
+    def fine_tuning(self) -> "RunFolder":
+        """The training after pruning, a run within the run."""
+        return RunFolder(self.path / FINE_TUNED)
+
+    def find(self) -> "CompressionFolder":
+        """The same, to read from: also while it is being replaced."""
+        return CompressionFolder(find_folder(self.path))
+
+    def model(self, stage: str) -> Path:
+        """Where the model of a stage after training is."""
+        return self.fine_tuning.best if stage == FINE_TUNED else self.path / stage
+
+    def remove_leftovers(self) -> None:
+        """Removes what a kill between the last renames has left beside a finished report."""
+        remove_leftovers(self.path)
+        if self.report.is_file():
+            self.progress.unlink(missing_ok=True)
+
+    def put_in_place(self) -> None:
+        """Puts `part`, whose report is written, in the place of what is there."""
+        if self.path.exists():  # if not, an earlier call was killed here, and what is there is the old one
+            shutil.rmtree(self.old, ignore_errors=True)
+            os.rename(self.path, self.old)
+        os.rename(self.part.path, self.path)
+        self.remove_leftovers()
 
 
 @dataclass(frozen=True)
@@ -15,6 +149,9 @@ class RunFolder:
     """
 
     path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     @property
     def name(self) -> str:
@@ -44,25 +181,11 @@ class RunFolder:
     @property
     def best(self) -> Path:
         """Folder of the best model, as it is written; `find_best` also finds it in the middle of being replaced."""
-        return self.path / "best"
+        return self.path / _BEST
 
     def find_best(self) -> Path:
         """Folder of the best model, to read from."""
         return find_folder(self.best)
-
-    @property
-    def compressed(self) -> Path:
-        """Folder of the smaller models and their report, as it is written."""
-        return self.path / "compressed"
-
-    def find_compressed(self) -> Path:
-        """Folder of the smaller models, to read from."""
-        return find_folder(self.compressed)
-
-    @property
-    def sweep(self) -> Path:
-        """Folder of the models of several pruning amounts."""
-        return self.path / "sweep"
 
     @property
     def predictions(self) -> Path:
@@ -73,3 +196,144 @@ class RunFolder:
     def pretraining(self) -> "RunFolder":
         """The pretraining, a run within the run."""
         return RunFolder(self.path / "pretraining")
+
+    @property
+    def compressed(self) -> CompressionFolder:
+        """The smaller models and their report."""
+        return CompressionFolder(self.path / _COMPRESSED)
+
+    @property
+    def sweep(self) -> Path:
+        """Folder of the models of several pruning amounts."""
+        return self.path / _SWEEP
+
+    @property
+    def sweep_report(self) -> Path:
+        """Size, speed and quality by pruning amount."""
+        return self.sweep / "sweep.json"
+
+    @property
+    def sweep_picture(self) -> Path:
+        """The same as a picture."""
+        return self.sweep / "sweep.png"
+
+    def at_amount(self, amount: float) -> CompressionFolder:
+        """The smaller models of one pruning amount of a sweep."""
+        return CompressionFolder(self.sweep / f"{amount:g}")
+
+    def compressions(self) -> list[CompressionFolder]:
+        """All that there may be, to read from: of the run itself, then of the amounts of its sweep."""
+        return [self.compressed.find(), *(CompressionFolder(path) for path in sorted(self.sweep.glob("*")))]
+
+    def quarantined(self) -> list[Path]:
+        """What was found damaged and put out of the way; see `him.core.files.quarantine`."""
+        return sorted([*self.path.glob("*.damaged"), *self.checkpoints.glob("*.damaged")])
+
+    def model(self, stage: str) -> Path:
+        """Where the model of a stage is, to read from."""
+        return self.find_best() if stage == TRAINED else self.compressed.find().model(stage)
+
+    # -- finding -------------------------------------------------------------------------------------------------------
+
+    def check_begun(self, flag: str = "") -> None:
+        """Sees to it that a run was begun here.
+
+        Args:
+            flag: that names it, for messages, such as `--resume `.
+
+        Raises:
+            CheckpointError: there is no such folder, or no run in it.
+        """
+        if flag and not self.path.is_dir():
+            raise CheckpointError(f"{flag}{self}: no such folder; name a run, such as runs/NAME")
+        if not self.config.is_file():
+            raise CheckpointError(f"{flag}{self}: no run there (it has no config.json); name a run, such as runs/NAME")
+
+    def check_trained(self) -> None:
+        """Sees to it that the run has a model.
+
+        Raises:
+            CheckpointError: there is no such folder, or no model in it yet.
+        """
+        if not self.path.is_dir():
+            raise CheckpointError(f"{self}: no such run; name its folder, such as runs/NAME")
+        if not ModelFolder(self.find_best()).is_there:
+            raise CheckpointError(f"{self}: no finished model there; train the run first, or go on with --resume")
+
+    def find_model(self, stage: str) -> Path:
+        """Folder of the model that a stage left.
+
+        Args:
+            stage: one of `STAGES`.
+
+        Raises:
+            ConfigError: there is no stage of this name.
+            CheckpointError: the run has no such model.
+        """
+        if stage not in STAGES:
+            raise ConfigError(f"--stage {stage} is not known; use {', '.join(STAGES[:-1])} or {STAGES[-1]}")
+        there = [each for each in STAGES if ModelFolder(self.model(each)).is_there]
+        if stage not in there:
+            fix = "train the run first" if stage == TRAINED else f"make it with scripts/compress.py {self}"
+            known = f", only {', '.join(there)}" if there else ""
+            raise CheckpointError(f"{self}: no model of the stage {stage} there{known}; {fix}")
+        return self.model(stage)
+
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def for_new_run(cls, config: Config) -> "RunFolder":
+        """Where a new run will be; nothing is written yet.
+
+        Raises:
+            ConfigError: the folder is there already, or cannot be one.
+        """
+        output = Path(config.output_dir)
+        if output.exists() and not output.is_dir():
+            raise ConfigError(f"--output_dir {output} is a file; name a folder")
+        if config.run_name is None:
+            name = f"{config.task_type}-{datetime.now():%Y%m%d-%H%M%S}"
+            taken = sum(1 for path in output.glob(f"{name}*")) if output.is_dir() else 0
+            return cls(output / (f"{name}-{taken + 1}" if taken else name))
+        folder = output / config.run_name
+        if folder.exists():
+            raise ConfigError(f"{folder} exists; choose another --run_name, remove it, or go on with --resume {folder}")
+        return cls(folder)
+
+    def create(self, config: Config) -> None:
+        """Makes the folder with the configuration and the command that started the run: both, or no folder.
+
+        Raises:
+            ConfigError: it is there already.
+            CannotWrite: there is no space, or the disk fails.
+        """
+        folder = self.path
+        aside = RunFolder(folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}"))
+        try:
+            aside.path.mkdir(parents=True)
+            config.save(aside.config)
+            command = shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
+            aside.command.write_text(command + "\n", encoding="utf-8")
+            sync_folder(aside.path)
+            os.rename(aside.path, folder)
+            sync(folder.parent)
+        except OSError as error:
+            shutil.rmtree(aside.path, ignore_errors=True)
+            if folder.exists():
+                raise ConfigError(
+                    f"{folder} exists; choose another --run_name, or go on with --resume {folder}"
+                ) from None
+            raise cannot_write(error, folder) from None
+
+    def begin_anew(self) -> None:
+        """Empties the folder of a run within the run that has no checkpoint: its records would be there twice."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps a second process from writing to the run while entered.
+
+        Raises:
+            CheckpointError: another process has it.
+        """
+        return locked(self.path)

@@ -1,4 +1,4 @@
-"""The models of a run after each stage, and where they are."""
+"""The models that a run's stages left, to go on with: found by name, checked, and loaded."""
 
 from pathlib import Path
 
@@ -7,50 +7,43 @@ from torch import nn
 from him.compression.quantization import DESCRIPTION, check_description, find_backend, pack, quantize
 from him.config import Config
 from him.core.compute import Compute
-from him.core.errors import CheckpointError, ConfigError
-from him.core.files import find_folder, verify_folder
+from him.core.errors import CheckpointError
+from him.core.files import verify_folder
 from him.runs.checkpoint import load_weights
+from him.runs.folder import ModelFolder, RunFolder
+from him.runs.untrusted import check_files
 from him.tasks.base import Task
 from him.tasks.building import num_encoder_weights
 
-TRAINED, PRUNED, FINE_TUNED, INT8 = STAGES = ("trained", "pruned", "fine_tuned", "int8")
-COMPRESSED = "compressed"
-SWEEP = "sweep"
 FLOAT_BYTES = 4
 MOST_TIMES = 8  # that a model is larger in floats than in its file, which may hold int8
 
 
-def stage_folder(run: Path, stage: str) -> Path:
-    """Folder of the model that a stage left.
+def find_model(flag: str, name: str, task_type: str) -> Path:
+    """Folder of the model that a flag names: a run's best one, or one of another stage such as RUN/compressed/pruned.
 
     Args:
-        run: folder of a run.
-        stage: one of `STAGES`.
+        flag: for messages, such as `--init_from`.
+        name: of the run or model folder.
+        task_type: that it has to be of.
 
     Raises:
-        ConfigError: there is no stage of this name.
-        CheckpointError: the run has no such model.
+        CheckpointError: it holds no model, or one of another task.
     """
-    if stage not in STAGES:
-        raise ConfigError(f"--stage {stage} is not known; use {', '.join(STAGES[:-1])} or {STAGES[-1]}")
-    folders = {each: _place(run, each) for each in STAGES}
-    there = [each for each, folder in folders.items() if (folder / "model.safetensors").is_file()]
-    if stage not in there:
-        fix = "train the run first" if stage == TRAINED else f"make it with scripts/compress.py {run}"
-        there = f", only {', '.join(there)}" if there else ""
-        raise CheckpointError(f"{run}: no model of the stage {stage} there{there}; {fix}")
-    return folders[stage]
-
-
-def _place(run: Path, stage: str) -> Path:
-    if stage == TRAINED:
-        return find_folder(run / "best")
-    return stage_in(find_folder(run / COMPRESSED), stage)
-
-
-def stage_in(compressed: Path, stage: str) -> Path:
-    """Where the model of a stage after training is, below `compressed` or a folder like it."""
-    return compressed / stage / "best" if stage == FINE_TUNED else compressed / stage
+    best = RunFolder(Path(name)).find_best()
+    if not best.is_dir() and ModelFolder(Path(name)).is_there:
+        best = Path(name)
+    if not best.is_dir():
+        raise CheckpointError(f"{flag} {name}: no finished model there (no folder best); name a run")
+    if (best / DESCRIPTION).is_file():
+        raise CheckpointError(f"{flag} {name}: an int8 model cannot be trained, nor teach; name another stage")
+    check_files(best)
+    found = Config.load(ModelFolder(best).config).task_type
+    if found != task_type:
+        raise CheckpointError(
+            f"{flag} {name}: a {found} model, and --task_type is {task_type}; name a run of {task_type}"
+        )
+    return best
 
 
 def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
@@ -75,11 +68,11 @@ def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
 
 def _check_size(config: Config, folder: Path) -> None:
     """Refuses a configuration of a much larger model than the weights are of, before memory is taken for it."""
-    path = folder / "model.safetensors"
-    described, there = FLOAT_BYTES * num_encoder_weights(config), path.stat().st_size
+    model = ModelFolder(folder)
+    described, there = FLOAT_BYTES * num_encoder_weights(config), model.weights.stat().st_size
     if described > MOST_TIMES * there:
         raise CheckpointError(
-            f"{folder / 'config.json'}: is of a model of {described / 1e6:,.0f} MB, and {path.name} has "
+            f"{model.config}: is of a model of {described / 1e6:,.0f} MB, and {model.weights.name} has "
             f"{there / 1e6:,.0f} MB; restore both from a copy, or train the run again"
         )
 
@@ -89,7 +82,7 @@ def check_model(folder: Path) -> None:
     try:
         verify_folder(folder, others_allowed=True)
     except CheckpointError as error:
-        of_run = not {COMPRESSED, SWEEP} & {parent.name for parent in list(folder.parents)[:2]} or folder.name == "best"
-        of_run = of_run and folder.parent.name != FINE_TUNED
-        fix = "restore it from a copy, or train the run again" if of_run else "make it again with scripts/compress.py"
+        fix = "restore it from a copy, or train the run again"
+        if ModelFolder(folder).is_compressed:
+            fix = "make it again with scripts/compress.py"
         raise CheckpointError(f"{error}; {fix}") from None

@@ -1,4 +1,4 @@
-"""Where numbers go: TensorBoard's event file and `metrics.jsonl`, the same ones in both."""
+"""Metric records: TensorBoard's event file and `metrics.jsonl`, with the same numbers in both."""
 
 import json
 import math
@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from him.core.errors import CheckpointError
 from him.core.files import cannot_write, write_file
 from him.runs.appended_file import AppendedFile
+from him.runs.folder import RunFolder
+
+Point = tuple[str, float, float | None]  # tag, epoch, value
 
 
 class MetricWriter:
@@ -30,7 +34,7 @@ class MetricWriter:
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        path = folder / "metrics.jsonl"
+        path = RunFolder(folder).metrics
         if resumed_step is not None:
             _drop_after(path, resumed_step)
         self._lines = AppendedFile(path)
@@ -97,6 +101,19 @@ class MetricWriter:
             self._lines.close()
         finally:
             self._events.close()
+
+
+def read_points(run: RunFolder) -> list[Point]:
+    """All records of a run.
+
+    Raises:
+        CheckpointError: the run has no `metrics.jsonl`, or a line of it is not JSON.
+    """
+    try:
+        records = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+        return [(record["tag"], record["epoch"], record["value"]) for record in records]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{run.metrics}: cannot be read ({error}); name the folder of a run") from None
 
 
 def _next_name(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Runs that somebody else may have made: what is refused before it is read without end, or written through.
+"""Untrusted runs, which somebody else may have made: what is refused before it is read, or written through.
 
 Nothing in a run is ever executed. What is left is a link that leads out of it to files of the user's, a device or a
 pipe in the place of a file, and settings that send prepared data and pictures to any place on the disk.

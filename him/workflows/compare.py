@@ -1,15 +1,14 @@
 """Curves of several runs in one picture, read from their `metrics.jsonl`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from him.core.errors import CheckpointError, ConfigError
+from him.core.errors import ConfigError
+from him.runs.folder import RunFolder
+from him.runs.records import read_points
 
 # Of each task, the one that tells most.
 TELLING_TAGS = ("F1/val", "ROUGE-L/val", "Bits_Per_Byte/val")
-
-Point = tuple[str, float, float | None]  # tag, epoch, value
 
 
 def usual_tags(run: Path) -> list[str]:
@@ -18,7 +17,7 @@ def usual_tags(run: Path) -> list[str]:
     Raises:
         CheckpointError: as `read_curve`.
     """
-    there = {tag for tag, _, _ in _read_points(run)}
+    there = {tag for tag, _, _ in read_points(RunFolder(run))}
     return [*[tag for tag in TELLING_TAGS if tag in there], "Loss/val"]
 
 
@@ -29,23 +28,13 @@ def read_curve(run: Path, tag: str) -> tuple[list[float], list[float]]:
         CheckpointError: the run has no `metrics.jsonl`, or a line of it is not JSON.
         ConfigError: the tag is not in it.
     """
-    path = run / "metrics.jsonl"
-    found = _read_points(run)
+    found = read_points(RunFolder(run))
     points = [(epoch, value) for name, epoch, value in found if name == tag]
     if not points:
         known = ", ".join(sorted({name for name, _, _ in found})) or "none"
-        raise ConfigError(f"{path}: no value of {tag}; its tags are {known}")
+        raise ConfigError(f"{RunFolder(run).metrics}: no value of {tag}; its tags are {known}")
     epochs, values = zip(*[(epoch, float("nan") if value is None else value) for epoch, value in points], strict=True)
     return list(epochs), list(values)
-
-
-def _read_points(run: Path) -> list[Point]:
-    path = run / "metrics.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [(record["tag"], record["epoch"], record["value"]) for record in records]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); name the folder of a run") from None
 
 
 def draw_curves(runs: Sequence[Path], labels: Sequence[str], tags: Sequence[str], path: Path) -> None:

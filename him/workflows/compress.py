@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from him.compression.pipeline import compress, finished_report, tidy
+from him.compression.pipeline import compress, finished_report
 from him.compression.plots import as_png, draw_front
 from him.compression.pruning import check_amount
-from him.compression.report import front_table
+from him.compression.report import pareto_table
 from him.config import Config
 from him.core.compute import Compute, choose_compute, keep_freed_memory
-from him.core.errors import CheckpointError, ConfigError
-from him.core.files import find_folder, locked, write_json
-from him.runs.models import SWEEP, TRAINED, check_model, stage_folder
+from him.core.errors import ConfigError
+from him.core.files import write_json
+from him.runs.folder import ModelFolder, RunFolder
+from him.runs.models import check_model
 from him.runs.untrusted import check_places, check_writable
 from him.tasks import task_class
 from him.tasks.base import Task
@@ -31,11 +32,12 @@ def compress_run(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         HimError: a setting, the run or its data do not allow it.
     """
-    config = _config(run, changes)
-    with locked(run):
-        tidy(run)
-        task, compute = _prepare(run, config)
-        return compress(run, config, task, compute)
+    folder = RunFolder(run)
+    config = _config(folder, changes)
+    with folder.locked():
+        folder.compressed.remove_leftovers()
+        task, compute = _prepare(folder, config)
+        return compress(folder, config, task, compute)
 
 
 def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float]) -> dict[str, Any]:
@@ -52,14 +54,15 @@ def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float])
     """
     if "pruning_amount" in changes:
         raise ConfigError("--pruning_amount beside --sweep: name all amounts after --sweep")
-    configs = [_config(run, {**changes, "pruning_amount": amount}) for amount in amounts]
+    folder = RunFolder(run)
+    configs = [_config(folder, {**changes, "pruning_amount": amount}) for amount in amounts]
     if len({f"{config.pruning_amount:g}" for config in configs}) < len(configs):
         raise ConfigError("--sweep names an amount twice; name each once")
-    with locked(run):
-        return _sweep(run, configs)
+    with folder.locked():
+        return _sweep(folder, configs)
 
 
-def _sweep(run: Path, configs: Sequence[Config]) -> dict[str, Any]:
+def _sweep(run: RunFolder, configs: Sequence[Config]) -> dict[str, Any]:
     task, compute = _prepare(run, configs[0])
     model = task.build_model()
     for config in configs:
@@ -67,44 +70,40 @@ def _sweep(run: Path, configs: Sequence[Config]) -> dict[str, Any]:
             check_amount(model, config.pruning_amount)
     points, metric = [], ""
     for config in configs:
-        place = f"{SWEEP}/{config.pruning_amount:g}"
-        tidy(run, place)
-        report = finished_report(run, config, task, compute, place)
+        target = run.at_amount(config.pruning_amount)
+        target.remove_leftovers()
+        report = finished_report(run, config, task, compute, target)
         if report is None:
             print(f"--pruning_amount {config.pruning_amount:g}", flush=True)
-            report = compress(run, config, task, compute, place)
+            report = compress(run, config, task, compute, target)
         metric = report["metric"]
         # The last float stage and int8.
         points += [{"pruning_amount": config.pruning_amount, **stage} for stage in report["stages"][-2:]]
-    picture = run / SWEEP / "sweep.png"
+    picture = run.sweep_picture
     picture.write_bytes(as_png(draw_front(points, metric)))
-    result = {"points": points, "metric": metric, "table": front_table(points, metric), "picture": str(picture)}
+    result = {"points": points, "metric": metric, "table": pareto_table(points, metric), "picture": str(picture)}
     result["summary"] = f"picture: {picture}"
-    write_json(run / SWEEP / "sweep.json", result)
+    write_json(run.sweep_report, result)
     return result
 
 
-def _config(run: Path, changes: Mapping[str, Any]) -> Config:
-    if not run.is_dir():
-        raise CheckpointError(f"{run}: no such run; name its folder, such as runs/NAME")
-    if not (find_folder(run / "best") / "model.safetensors").is_file():
-        raise CheckpointError(f"{run}: no finished model there; train the run first, or go on with --resume")
-    check_writable(run)
-    best = stage_folder(run, TRAINED)
+def _config(run: RunFolder, changes: Mapping[str, Any]) -> Config:
+    run.check_trained()
+    check_writable(run.path)
+    best = run.find_best()
     check_model(best)
-    of_run = Config.load(best / "config.json").to_dict()
+    of_run = Config.load(ModelFolder(best).config).to_dict()
     config = Config(**{**of_run, **changes})
-    check_places(run, config, changes)
+    check_places(run.path, config, changes)
     return config
 
 
-def _prepare(run: Path, config: Config) -> tuple[Task, Compute]:
-    best = stage_folder(run, TRAINED)
+def _prepare(run: RunFolder, config: Config) -> tuple[Task, Compute]:
     compute = choose_compute(config.device, config.precision, config.num_threads)
     keep_freed_memory()
-    if not (run / "predictions.json").is_file():  # written when training has ended
+    if not run.predictions.is_file():  # written when training has ended
         print(f"{run}: its training has not ended; this is its best model so far", flush=True)
-    task = task_class(config.task_type).prepare(config, tokenizer_folder=best)
+    task = task_class(config.task_type).prepare(config, tokenizer_folder=run.find_best())
     for note in task.notes:
         print(note, flush=True)
     return task, compute

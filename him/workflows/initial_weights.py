@@ -1,12 +1,39 @@
-"""The weights of a pretrained encoder in a model of HIM; see `him.config.bert`."""
+"""The weights that a run begins from: those of an earlier run, or of a pretrained encoder; see `him.config.bert`."""
 
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from him.config import Config
+from him.config.bert import check_settings, is_bert
 from him.core.errors import CheckpointError
-from him.runs.checkpoint import load_tensors
+from him.runs.checkpoint import load_tensors, load_weights
+from him.runs.folder import ModelFolder
+from him.runs.models import find_model
+from him.runs.untrusted import check_files
+
+
+def initial_folder(config: Config) -> Path | None:
+    """The model folder that `--init_from` names.
+
+    Raises:
+        CheckpointError: it holds no model, or one of another task.
+    """
+    if config.init_from is None:
+        return None
+    if is_bert(Path(config.init_from)):
+        check_files(Path(config.init_from))
+        check_settings(config, Path(config.init_from))
+        return Path(config.init_from)
+    return find_model("--init_from", config.init_from, config.task_type)
+
+
+def load_initial(model: nn.Module, config: Config) -> None:
+    """Puts the weights that `--init_from` names into a new model."""
+    if (initial := initial_folder(config)) is not None:
+        load = load_bert if is_bert(initial) else load_weights
+        load(model, initial)
 
 
 def load_bert(model: nn.Module, folder: Path) -> None:
@@ -15,7 +42,7 @@ def load_bert(model: nn.Module, folder: Path) -> None:
     Raises:
         CheckpointError: a weight is missing or has another shape.
     """
-    path = folder / "model.safetensors"
+    path = ModelFolder(folder).weights
     found = {name.removeprefix("bert."): tensor for name, tensor in load_tensors(path).items()}
     own = model.state_dict()
     taken = {}

@@ -1,4 +1,4 @@
-"""A finished run as something that answers."""
+"""Inference with a finished run: `load` gives a predictor."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 from him.config import Config
 from him.core.compute import choose_compute, keep_freed_memory
-from him.core.errors import CheckpointError, ConfigError
-from him.core.files import find_folder
+from him.core.errors import ConfigError
 from him.model.embeddings import hold_in_bf16
-from him.runs.models import TRAINED, load_stage, stage_folder
+from him.runs.folder import TRAINED, ModelFolder, RunFolder
+from him.runs.models import load_stage
 from him.runs.untrusted import check_files
 from him.tasks import task_class
 from him.tasks.base import Evaluation
@@ -29,19 +29,9 @@ class Predictor:
     """
 
     def __init__(self, run: str | Path, stage: str = TRAINED, **changes: Any) -> None:
-        folder = Path(run)
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder}: no such run; name its folder, such as runs/NAME")
-        is_model = (folder / "model.safetensors").is_file()
-        if is_model and stage != TRAINED:
-            raise ConfigError(f"{folder} is one model, not a run with stages; leave --stage {stage} out")
-        model = folder
-        if not is_model:
-            if not (find_folder(folder / "best") / "model.safetensors").is_file():
-                raise CheckpointError(f"{folder}: no finished model there; train the run first, or go on with --resume")
-            model = stage_folder(folder, stage)
+        model = _find_model(Path(run), stage)
         check_files(model)
-        config = Config.load(model / "config.json")
+        config = Config.load(ModelFolder(model).config)
         self.config = Config(**{**config.to_dict(), **changes})
         self.compute = choose_compute(self.config.device, self.config.precision, self.config.num_threads)
         keep_freed_memory()
@@ -65,6 +55,16 @@ class Predictor:
     def evaluate(self, path: str) -> Evaluation:
         """Metrics, by TensorBoard tag without `/val`, and predictions on a file of the task's format."""
         return self.task.evaluate_file(self.model, self.compute, path)
+
+
+def _find_model(folder: Path, stage: str) -> Path:
+    """The folder itself if it is a model, or that of a run's stage."""
+    if not ModelFolder(folder).is_there:
+        RunFolder(folder).check_trained()
+        return RunFolder(folder).find_model(stage)
+    if stage != TRAINED:
+        raise ConfigError(f"{folder} is one model, not a run with stages; leave --stage {stage} out")
+    return folder
 
 
 def load(run: str | Path, stage: str = TRAINED, **changes: Any) -> Predictor:

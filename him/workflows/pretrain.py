@@ -16,13 +16,12 @@ from him.core.errors import CheckpointError
 from him.core.files import sync, verify_folder, write_folder
 from him.data.cache import cache_folder, cached_folder, content_digest, fingerprint
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_tensors
+from him.runs.folder import ModelFolder, RunFolder
 from him.runs.records import MetricWriter
 from him.tasks.base import Task
 from him.training.trainer import Interrupted, Trainer
 
 PRETRAINING_VERSION = 2  # counted up when pretraining with the same settings and data comes out differently
-FOLDER = "pretraining"
-RECORDS = "metrics.jsonl"
 # What the weights depend on beside the data and the tokenizer.
 SETTINGS = tuple(
     "task_type num_encoder_layers embed_dim num_heads dim_feedforward layer_heads layer_feedforward conv_kernel_size "
@@ -33,7 +32,7 @@ SETTINGS = tuple(
 )
 
 
-def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run: Path) -> None:
+def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run: RunFolder) -> None:
     """Pretrains a task's model for `--pretrain_epochs` epochs, or takes the weights from the cache.
 
     The curves are in `pretraining` in the run's folder, under the usual tags. A pretraining that was stopped goes on
@@ -52,26 +51,25 @@ def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run
     digests = (pretraining.train_digest, task.validation_digest, begins_with)
     digest = fingerprint(PRETRAINING_VERSION, settings, task.tokenizer.to_str(), *digests)
     kept = cached_folder(cache_folder(config), f"pretrained-{digest}")
-    folder = run / FOLDER
     if _is_whole(kept):
         print(f"pretraining: taken from {kept}", flush=True)
-        _copy_records(kept / RECORDS, folder)
+        _copy_records(kept, run.pretraining)
     else:
-        _train(pretraining, model, compute, folder, run, kept)
+        _train(pretraining, model, compute, run, kept)
     load_weights(model, kept)
 
 
-def begun_pretraining(run: Path) -> Checkpoint | None:
+def begun_pretraining(run: RunFolder) -> Checkpoint | None:
     """Where a pretraining of a run stands that was stopped."""
-    return Checkpoints(run / FOLDER / "checkpoints", 1).load_newest()
+    return Checkpoints(run.pretraining.checkpoints, 1).load_newest()
 
 
-def _check_settings(run: Path, checkpoint: Checkpoint, config: Config) -> None:
+def _check_settings(run: RunFolder, checkpoint: Checkpoint, config: Config) -> None:
     """Raises CheckpointError if the run's settings were changed by hand since."""
     then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
     if changed := [name for name in SETTINGS if then.get(name) != now[name]]:
         raise CheckpointError(
-            f"{run / 'config.json'}: {', '.join(changed)} changed since the pretraining was begun; restore it, or "
+            f"{run.config}: {', '.join(changed)} changed since the pretraining was begun; restore it, or "
             "start a new run"
         )
 
@@ -84,37 +82,36 @@ def _is_whole(kept: Path) -> bool:
     return True
 
 
-def _train(pretraining: Task, begins_with: nn.Module, compute: Compute, folder: Path, run: Path, kept: Path) -> None:
+def _train(pretraining: Task, begins_with: nn.Module, compute: Compute, run: RunFolder, kept: Path) -> None:
     """The usual trainer in a folder of its own; its last weights are kept for this run and for others."""
-    checkpoint = begun_pretraining(run)
+    folder, checkpoint = run.pretraining, begun_pretraining(run)
     if checkpoint is not None:
         _check_settings(run, checkpoint, pretraining.config)
     else:
-        shutil.rmtree(folder, ignore_errors=True)  # records from before a first checkpoint would be there twice
-        folder.mkdir()
+        folder.begin_anew()
     torch.manual_seed(pretraining.config.seed)
     model = pretraining.build_model().to(compute.device)
     model.model.load_state_dict(begins_with.state_dict())
-    trainer = Trainer(pretraining, pretraining.config, folder, compute, model, checkpoint)
+    trainer = Trainer(pretraining, pretraining.config, folder.path, compute, model, checkpoint)
     trainer.restore_best()
     examples = f"{pretraining.examples_per_epoch:,} examples an epoch without labels"
     print(f"pretraining: {examples}, {trainer.max_steps:,} steps", flush=True)
     try:
         trainer.fit()
     except Interrupted as interrupted:
-        raise Interrupted(interrupted.signal, run) from None
+        raise Interrupted(interrupted.signal, run.path) from None
 
-    _keep(model.model, folder / RECORDS, kept)
-    for name in ("checkpoints", "best"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    _keep(model.model, folder, kept)
+    for path in (folder.checkpoints, folder.best):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _keep(model: nn.Module, records: Path, kept: Path) -> None:
+def _keep(model: nn.Module, pretraining: RunFolder, kept: Path) -> None:
     """Puts weights and curves into the cache, where another run may be putting the same ones at the same time."""
 
     def fill(folder: Path) -> None:
-        save_tensors(model.state_dict(), folder / "model.safetensors")
-        shutil.copyfile(records, folder / RECORDS)
+        save_tensors(model.state_dict(), ModelFolder(folder).weights)
+        shutil.copyfile(pretraining.metrics, RunFolder(folder).metrics)
 
     aside = kept.with_name(f".{kept.name}-{uuid.uuid4().hex[:8]}")
     write_folder(aside, fill)
@@ -129,12 +126,11 @@ def _keep(model: nn.Module, records: Path, kept: Path) -> None:
             raise
 
 
-def _copy_records(records: Path, folder: Path) -> None:
+def _copy_records(kept: Path, folder: RunFolder) -> None:
     """Writes the curves of an earlier pretraining into the records of this run."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    writer = MetricWriter(folder)
-    for line in records.read_text(encoding="utf-8").splitlines():
+    folder.begin_anew()
+    writer = MetricWriter(folder.path)
+    for line in RunFolder(kept).metrics.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         value = math.nan if record["value"] is None else record["value"]
         writer.write({record["tag"]: value}, record["step"], record["epoch"], record["stage"])

@@ -6,8 +6,8 @@ from him.config import Config
 from him.core.compute import Compute
 from him.core.errors import ConfigError
 from him.model.embeddings import hold_in_bf16
-from him.runs.init_from import find_model
-from him.runs.models import load_stage
+from him.runs.folder import ModelFolder
+from him.runs.models import find_model, load_stage
 from him.tasks.base import Task
 from him.training.distillation import Distillation, DistillationTask
 from him.training.objective import Objective
@@ -23,7 +23,7 @@ def teacher_folder(config: Config) -> Path | None:
     if config.teacher is None:
         return None
     best = find_model("--teacher", config.teacher, config.task_type)
-    teacher = Config.load(best / "config.json")
+    teacher = Config.load(ModelFolder(best).config)
     if config.max_seq_len > teacher.max_seq_len and teacher.positions == "learned":
         raise ConfigError(
             f"--max_seq_len {config.max_seq_len}: the teacher reads {teacher.max_seq_len} tokens; use at most that"
@@ -47,7 +47,7 @@ def build_objective(task: Task, config: Config, compute: Compute) -> Objective:
         return Objective(task)
     if not isinstance(task, DistillationTask):
         raise ConfigError(f"--teacher {config.teacher}: {task.name} has no distillation loss; leave the flag out")
-    teacher = load_stage(task.with_config(Config.load(folder / "config.json")), folder, compute)
+    teacher = load_stage(task.with_config(Config.load(ModelFolder(folder).config)), folder, compute)
     if compute.bf16:
         hold_in_bf16(teacher)
     return Distillation(task, teacher, config.distillation_weight)

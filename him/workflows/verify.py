@@ -12,13 +12,13 @@ from torch import Tensor
 from him.config import Config
 from him.core.compute import choose_compute
 from him.core.errors import CheckpointError
-from him.core.files import find_folder, verify_folder
+from him.core.files import verify_folder
 from him.runs.checkpoint import Checkpoint, Checkpoints, check_finite, load_tensors
 from him.runs.environment import describe_environment, differences
-from him.runs.models import STAGES, SWEEP, TRAINED, stage_in
+from him.runs.folder import STAGES, TRAINED, RunFolder
 from him.training.trainer import Trainer
+from him.workflows.prepare import prepare_task
 from him.workflows.teacher import build_objective
-from him.workflows.train import prepare_task
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,25 @@ def verify_files(run: Path) -> Iterator[Finding]:
     Raises:
         CheckpointError: there is no run.
     """
-    if not (run / "config.json").is_file():
-        raise CheckpointError(f"{run}: no run there (it has no config.json); name a run, such as runs/NAME")
-    checkpoints = Checkpoints(run / "checkpoints", 1)
-    folders = [*checkpoints.list(), *_models(run)]
-    if not folders:
+    folder = RunFolder(run)
+    folder.check_begun()
+    checkpoints = Checkpoints(folder.checkpoints, 1)
+    saved, models = checkpoints.list(), _models(folder)
+    if not saved and not models:
         yield Finding(str(run), False, "nothing saved yet: neither a checkpoint nor a model")
-    for folder in folders:
-        yield _verify(folder)
-    if _lacks_best(run, checkpoints):
-        yield Finding("best", False, "missing; --resume makes it again from its checkpoint")
-    for aside in sorted([*run.glob("*.damaged"), *run.glob("checkpoints/*.damaged")]):
+    for path in saved:
+        yield _verify(path, others_allowed=False)
+    for path in models:
+        yield _verify(path, others_allowed=True)
+    if _lacks_best(folder, checkpoints):
+        yield Finding(folder.best.name, False, "missing; --resume makes it again from its checkpoint")
+    for aside in folder.quarantined():
         yield Finding(str(aside.relative_to(run)), False, "quarantined as damaged; remove it if you do not need it")
 
 
-def _lacks_best(run: Path, checkpoints: Checkpoints) -> bool:
+def _lacks_best(run: RunFolder, checkpoints: Checkpoints) -> bool:
     """Whether the newest checkpoint tells of a best model that is not there."""
-    if find_folder(run / "best").is_dir() or not checkpoints.list():
+    if run.find_best().is_dir() or not checkpoints.list():
         return False
     try:
         return checkpoints.load(checkpoints.list()[-1]).state["loop"].get("best_value") is not None
@@ -60,18 +62,15 @@ def _lacks_best(run: Path, checkpoints: Checkpoints) -> bool:
         return False  # which is told by itself
 
 
-def _models(run: Path) -> list[Path]:
-    compressed = find_folder(run / "compressed")
-    compressions = [compressed, *sorted((run / SWEEP).glob("*"))]
-    later = [stage_in(each, stage) for each in compressions for stage in STAGES if stage != TRAINED]
-    places = [find_folder(run / "best"), *later]
-    return [place for place in places if place.is_dir()]
+def _models(run: RunFolder) -> list[Path]:
+    later = [each.model(stage) for each in run.compressions() for stage in STAGES if stage != TRAINED]
+    return [path for path in (run.find_best(), *later) if path.is_dir()]
 
 
-def _verify(folder: Path) -> Finding:
+def _verify(folder: Path, others_allowed: bool) -> Finding:
     name = f"{folder.parent.name}/{folder.name}"
     try:
-        verify_folder(folder, others_allowed=folder.parent.name != "checkpoints")
+        verify_folder(folder, others_allowed)
         num_tensors = 0
         for path in sorted(folder.glob("*.safetensors")):
             tensors = load_tensors(path)
@@ -90,14 +89,15 @@ def replay(run: Path) -> Finding:
     Raises:
         HimError: the data are gone or have changed, or this is another machine.
     """
-    checkpoints = Checkpoints(run / "checkpoints", 1)
+    folder = RunFolder(run)
+    checkpoints = Checkpoints(folder.checkpoints, 1)
     found = checkpoints.list()
     if len(found) < 2:
         return Finding("replay", True, "left out: there is no checkpoint before the newest one")
     before, newest = (checkpoints.load(path) for path in found[-2:])
     what = f"replay of the steps {before.step + 1} to {newest.step}"
     config = dataclasses.replace(
-        Config.load(run / "config.json"),
+        Config.load(folder.config),
         num_threads=newest.state["machine"]["num_threads"],
         save_every_minutes=0.0,
         save_every_steps=None,
@@ -106,7 +106,7 @@ def replay(run: Path) -> Finding:
     compute = choose_compute(config.device, config.precision, config.num_threads)
     if different := differences(newest.state["machine"], describe_environment(compute)):
         return Finding(what, True, f"left out: another machine than that of the run ({', '.join(different)})")
-    task = prepare_task(config, run)
+    task = prepare_task(config, folder)
     objective = build_objective(task, config, compute)
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -128,7 +128,7 @@ def _first_difference(one: Checkpoint, other: Checkpoint) -> str | None:
         for name in sorted(set(tensors[0]) | set(tensors[1])):
             pair = [each.get(name) for each in tensors]
             if None in pair or not torch.equal(pair[0], pair[1].cpu()):
-                return f"{part} {name}"
+                return f"{part.replace('_', ' ')} {name}"
     if one.state["loop"].get("evaluation_due"):  # a signal put it off, and the replay has made it
         return None
     loops = [checkpoint.state["loop"] for checkpoint in (one, other)]

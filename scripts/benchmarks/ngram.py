@@ -205,14 +205,15 @@ def compare_with_ngrams(run: Path, orders: Collection[int]) -> dict[str, Any]:
 
 def _load_run(run: Path) -> tuple[Path, Config]:
     """The folder of a run's best model, checked, and its configuration."""
-    from him.runs.models import TRAINED, check_model, stage_folder
+    from him.runs.folder import TRAINED, ModelFolder, RunFolder
+    from him.runs.models import check_model
     from him.runs.untrusted import check_files
 
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run; name its folder, such as runs/NAME")
-    best = stage_folder(run, TRAINED)
+    best = RunFolder(run).find_model(TRAINED)
     check_files(best)
-    config = Config.load(best / "config.json")
+    config = Config.load(ModelFolder(best).config)
     if config.task_type != "lm":
         raise ConfigError(f"{run}: a run of {config.task_type}, and n-gram models do what lm does; name a run of lm")
     check_model(best)
@@ -220,7 +221,9 @@ def _load_run(run: Path) -> tuple[Path, Config]:
 
 
 def _bits_per_byte_of(best: Path) -> float:
-    path = best / "metrics.json"
+    from him.runs.folder import ModelFolder
+
+    path = ModelFolder(best).metrics
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["Bits_Per_Byte"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -230,8 +233,9 @@ def _bits_per_byte_of(best: Path) -> float:
 def _check_data(run: Path, task: "LanguageModelingTask") -> None:
     """Raises DataError if the text is another one than at the run's newest checkpoint."""
     from him.runs.checkpoint import Checkpoints
+    from him.runs.folder import RunFolder
 
-    states = [folder / "state.json" for folder in Checkpoints(run / "checkpoints", num_kept=1).list()]
+    states = [folder / "state.json" for folder in Checkpoints(RunFolder(run).checkpoints, num_kept=1).list()]
     if not states:
         _say(f"{run}: no checkpoint is left that tells whether its data is still the same")
         return

@@ -14,9 +14,12 @@ from him.cli.parser import read_yaml
 from him.config.bert import FILES, is_bert
 from him.config.config import Config, with_shape_of_earlier
 from him.core.errors import ConfigError
+from him.runs.folder import RunFolder
 from him.tasks import task_class
 from him.tasks.squad.sources import load_squad
-from him.workflows.train import initial_folder, resume, train
+from him.workflows.initial_weights import initial_folder
+from him.workflows.resume import resume
+from him.workflows.train import train
 from scripts.experiments.ablation_report import TrainedStep, write_report
 
 NOT_MEASURED = {"compress": False, "bertscore_samples": 0, "attention_examples": 0}
@@ -132,7 +135,7 @@ def run_ablation(ablation: Ablation) -> dict[str, Any]:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run's best model was measured, which is the last thing that a run does here."""
-    return (folder / "predictions.json").is_file()
+    return RunFolder(folder).predictions.is_file()
 
 
 def trained_steps(runs: Sequence[Run]) -> list[TrainedStep]:
@@ -222,7 +225,7 @@ def config_of(step: Step, seed: int, ablation: Ablation) -> Config:
 
 def check_same(run: Run) -> None:
     """Raises ConfigError if a run that is there already was, or is to be, trained with other settings."""
-    before = task_class("squad").resolve(Config.load(run.folder / "config.json"))
+    before = task_class("squad").resolve(Config.load(RunFolder(run.folder).config))
     for name in (each.name for each in fields(Config) if each.name not in MAY_DIFFER):
         then, now = getattr(before, name), getattr(run.config, name)
         if name in PATHS:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from him.core.errors import CheckpointError, ConfigError
-from him.core.files import find_folder, write_file, write_json
+from him.core.files import write_file, write_json
 from him.runs.checkpoint import load_tensors
+from him.runs.folder import ModelFolder, RunFolder
 from him.tasks.squad.metrics import squad_scores, squad_v2_scores
 from him.tasks.squad.reader import SquadData
 from him.workflows.compare import read_curve
@@ -79,10 +80,10 @@ def result_of(run: Path, validation: SquadData) -> dict[str, Any]:
         CheckpointError: a file is damaged, or of other validation data.
     """
     try:
-        best = find_folder(run / "best")
-        metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
-        weights = load_tensors(best / "model.safetensors")
-        predictions = json.loads((run / "predictions.json").read_text(encoding="utf-8"))
+        best = ModelFolder(RunFolder(run).find_best())
+        metrics = json.loads(best.metrics.read_text(encoding="utf-8"))
+        weights = load_tensors(best.weights)
+        predictions = json.loads(RunFolder(run).predictions.read_text(encoding="utf-8"))
         found = {name: float(metrics[name]) for name in ("F1", "Exact_Match", "epoch")}
         if set(predictions) != {question.id for question in validation.questions}:
             raise CheckpointError("it answers other questions than those of --validation_file")

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 import him
-from him.compression import pipeline
+from him.compression import int8_stage, latency, pipeline, progress, pruning_stage
 from him.config import Config
 from him.config.options.shared import CompressionOptions
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import verify_folder
-from him.runs.models import STAGES, stage_folder
+from him.runs.folder import STAGES, RunFolder
 from him.training.trainer import Trainer
 from him.workflows.compress import compress_run
-from him.workflows.train import resume
+from him.workflows.resume import resume
 from tests.compression.tiny import (
     TASKS,
     compressed_run,
@@ -107,9 +107,10 @@ def test_every_file_of_the_layout(task_type):
         *("best", "events.out", "metrics.jsonl")
     }
     for stage in STAGES:
-        assert stage_folder(run, stage) == stage_of(run, stage)
+        assert RunFolder(run).find_model(stage) == stage_of(run, stage)
         verify_folder(stage_of(run, stage))
-    assert not [path for path in run.iterdir() if path.name.startswith((".", "compressed.")) or path.suffix == ".old"]
+    left = [path for path in run.iterdir() if path.name.startswith((".", "compressed.")) or path.suffix == ".old"]
+    assert [path.name for path in left] == [".lock"]
 
 
 @EVERY_TASK
@@ -251,7 +252,7 @@ def test_other_settings_take_the_place_of_the_earlier_result(copied):
     assert report["settings"]["pruning_amount"] == 0.6
     assert set(weights_of(run)) == {"compressed/int8/model.safetensors", "compressed/pruned/model.safetensors"}
     assert all(len(content) < len(before[name]) for name, content in weights_of(run).items())
-    assert not [path.name for path in run.iterdir() if path.name not in tree(compressed_run("lm").run)]
+    assert not {path.name for path in run.iterdir()} - {".lock", *tree(compressed_run("lm").run)}
 
 
 def test_the_same_settings_give_the_same_weights(copied):
@@ -287,7 +288,7 @@ def test_an_amount_that_cannot_go_is_refused_before_the_training(tmp_path):
 def test_an_error_on_the_way_leaves_the_earlier_result(copied, monkeypatch):
     run = copied("lm")
     before = tree(run / "compressed")
-    monkeypatch.setattr(pipeline, "measure_speeds", mock.Mock(side_effect=CheckpointError("no space")))
+    monkeypatch.setattr(latency, "measure_speeds", mock.Mock(side_effect=CheckpointError("no space")))
     with pytest.raises(CheckpointError, match="no space"):
         compress_run(run, {"pruning_amount": 0.5, "fine_tune_epochs": 0})
     assert tree(run / "compressed") == before
@@ -315,15 +316,15 @@ def is_part(source: object, *_: object) -> bool:
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "ranking units": lambda: kill_before(pipeline, "choose_units"),
-    "before the pruned model is noted": lambda: kill_before(pipeline, "write_json", 1),
+    "ranking units": lambda: kill_before(pruning_stage, "choose_units"),
+    "before the pruned model is noted": lambda: kill_before(progress, "write_json", 3),
     "before the first step": lambda: kill_before(Trainer, "train_step", 1),
     "before the first checkpoint": lambda: kill_before(Trainer, "save", 1),
     "before the last checkpoint": lambda: kill_before(Trainer, "save", 2),
-    "before the tuned model is noted": lambda: kill_before(pipeline, "write_json", 2),
-    "quantizing": lambda: kill_before(pipeline, "save_int8"),
-    "before the int8 model is noted": lambda: kill_before(pipeline, "write_json", 3),
-    "measuring": lambda: kill_before(pipeline, "measure_speeds"),
+    "before the tuned model is noted": lambda: kill_before(progress, "write_json", 4),
+    "quantizing": lambda: kill_before(int8_stage, "save_int8"),
+    "before the int8 model is noted": lambda: kill_before(progress, "write_json", 5),
+    "measuring": lambda: kill_before(latency, "measure_speeds"),
     "before the report": lambda: kill_before(pipeline, "draw_report"),
     "before the renames": lambda: kill_before(shutil, "rmtree", 1, lambda path, *_: str(path).endswith("checkpoints")),
     "between the renames": lambda: kill_before(os, "rename", 1, is_part),
@@ -380,7 +381,7 @@ def test_many_kills_in_a_row(copied, straight):
     expected = straight("lm")
     for moment in SOME_MOMENTS:
         assert compress_until(run, moment) == -signal.SIGKILL, moment
-        assert (stage_folder(run, "int8") / "model.safetensors").is_file(), "the old result or the new one"
+        assert (RunFolder(run).find_model("int8") / "model.safetensors").is_file(), "the old result or the new one"
     compress_run(run, CHANGES)
     assert_same_result(run, expected)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from him.compression.report import front_table, judge, report_table, summary_line, time_of
+from him.compression.report import judge, pareto_table, report_table, summary_line, time_of
 
 
 def stage(name="trained", file_mb=10.0, ms=20.0, F1=60.0, **more):
@@ -138,7 +138,7 @@ def test_the_front_lists_floats_then_int8_by_amount():
             (0.0, "int8", 2.5),
         )
     ]
-    lines = [line.split() for line in front_table(points, "F1").splitlines()]
+    lines = [line.split() for line in pareto_table(points, "F1").splitlines()]
     assert lines[0] == ["pruned", "file", "MB", "ms", "1x384", "F1"]
     assert lines[1:] == [
         ["0", "trained", "10.00", "100.00", "60"],

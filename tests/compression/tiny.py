@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from him.compression import latency, pipeline
+from him.compression import latency, pruning_stage
 from him.config import Config
 from him.core.compute import Compute
 from him.runs.models import load_stage
@@ -59,9 +59,9 @@ def quickly() -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, value in (
             (latency, "ROUNDS", 1),
-            (latency, "SECONDS_A_TURN", 0.0),
+            (latency, "RUN_SECONDS", 0.0),
             (latency, "SHAPES", shapes),
-            (pipeline, "IMPORTANCE_EXAMPLES", 32),
+            (pruning_stage, "IMPORTANCE_EXAMPLES", 32),
             (SquadTask, "example_inputs", lambda self: dict(_squad_example())),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))

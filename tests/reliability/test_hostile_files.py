@@ -48,7 +48,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """How fast a model is does not matter here."""
     monkeypatch.setattr(latency, "SHAPES", dict.fromkeys(latency.SHAPES, (1, 32)))
     monkeypatch.setattr(latency, "ROUNDS", 1)
-    monkeypatch.setattr(latency, "SECONDS_A_TURN", 0.0)
+    monkeypatch.setattr(latency, "RUN_SECONDS", 0.0)
     monkeypatch.setattr(SquadTask, "example_inputs", lambda task: dict(zip(task.inputs, QUESTION[1::2], strict=True)))
 
 

@@ -30,7 +30,8 @@ from him.tasks.base import Evaluation, LossSums, Task
 from him.training import trainer as training
 from him.training.schedule import lr_at
 from him.training.trainer import Trainer
-from him.workflows.train import resume, train
+from him.workflows.resume import resume
+from him.workflows.train import train
 from tests.small_runs import (
     assert_one_line,
     assert_same_run,

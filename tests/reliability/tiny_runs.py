@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from him.compression import pipeline
+from him.compression import latency
 from tests.compression.tiny import quickly, settings_of
 from tests.small_runs import ForkedMain, flags
 
@@ -39,7 +39,7 @@ def without_a_clock() -> Iterator[None]:
     speeds = {"latency_ms_1x128": 1.0, "latency_ms_1x384": 2.0, "examples_per_second_32x384": 3.0, "ms_per_token": None}
     with (
         quickly(),
-        mock.patch.object(pipeline, "measure_speeds", lambda contestants, quick: dict.fromkeys(contestants, speeds)),
+        mock.patch.object(latency, "measure_speeds", lambda models, quick: dict.fromkeys(models, speeds)),
     ):
         yield
 

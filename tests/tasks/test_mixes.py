@@ -10,7 +10,8 @@ import pytest
 
 from him.config import Config
 from him.tasks import task_class
-from him.workflows.train import resume, train
+from him.workflows.resume import resume
+from him.workflows.train import train
 from tests.small_runs import (
     assert_one_line,
     assert_same_run,

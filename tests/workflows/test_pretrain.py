@@ -20,7 +20,8 @@ from him.tasks import task_class
 from him.tasks.pretraining import Pretraining
 from him.text.training import train_tokenizer
 from him.workflows import pretrain as pretraining
-from him.workflows.train import resume, train
+from him.workflows.resume import resume
+from him.workflows.train import train
 from tests.small_runs import (
     ForkedMain,
     assert_one_line,

@@ -21,7 +21,8 @@ from him.core.errors import ConfigError, HimError
 from him.runs.checkpoint import Checkpoints, load_tensors
 from him.runs.environment import describe_environment
 from him.training.trainer import Interrupted
-from him.workflows.train import resume, train
+from him.workflows.resume import resume
+from him.workflows.train import train
 from tests.small_runs import (
     ForkedMain,
     assert_one_line,
@@ -294,7 +295,7 @@ def test_a_disk_that_stays_full_harms_nothing(straight, settings, size):
     assert_one_line(finished, "no space to write it", "go on with --resume", "what was saved before is unharmed")
     checkpoints = Checkpoints(run / "checkpoints", 1)
     assert checkpoints.load_newest().state["step"] == 9
-    assert not list(run.rglob(".*"))
+    assert [path.name for path in run.rglob(".*")] == [".lock"]
     finished = call_main("--resume", run)
     assert (finished.status, finished.err) == (0, "")
     assert_same_run(run, straight)
@@ -559,7 +560,7 @@ def test_another_machine_is_said_and_has_to_be_allowed(stopped):
 
 @pytest.mark.parametrize("name", ["torch", "device", "hardware", "bf16"])
 def test_what_the_bits_depend_on_is_recorded(stopped, name, monkeypatch):
-    from him.workflows import train as workflow
+    from him.workflows import resume as workflow
 
     def other(compute) -> dict:
         return {**describe_environment(compute), name: "another"}

@@ -78,7 +78,7 @@ def test_the_replay_sees_one_changed_bit(run, part):
     before = tree(run)
     finished = call_script("verify.py", run)
     assert (finished.status, finished.err) == (1, "")
-    where = {"model": "weights", "optimizer": "moments", "averaged": "averaged"}[part]
+    where = {"model": "weights", "optimizer": "optimizer state", "averaged": "ema"}[part]
     last = finished.out.splitlines()[-1]
     assert last.startswith("BAD   replay of the steps ") and last.endswith(
         f": the bits differ, first in {where} {name}"
