@@ -39,7 +39,7 @@ def fine_tune(stages: Stages) -> dict[str, float]:
     if checkpoint is None:
         folder.begin_anew()
     torch.manual_seed(config.seed)
-    trainer = Trainer(task, config, folder.path, stages.compute, student, checkpoint, objective=objective)
+    trainer = Trainer(task, config, folder, stages.compute, student, checkpoint, objective)
     trainer.restore_best()
     how = "distilled from the unpruned model" if isinstance(objective, Distillation) else "on the labels alone"
     print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, {how}", flush=True)
