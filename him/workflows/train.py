@@ -53,5 +53,5 @@ def train(config: Config, on_result: OnResult | None = None, *, announce: OnResu
     folder.create(config)
     with folder.locked(), naming(folder):
         pretrain(model, task, config, compute, folder)
-        trainer = Trainer(task, config, folder.path, compute, model.to(compute.device), objective=objective)
+        trainer = Trainer(task, config, folder, compute, model.to(compute.device), objective=objective)
         return train_to_the_end(trainer, on_result)

@@ -18,8 +18,6 @@ NAMES = frozenset(
 KNOWN = {
     ("him/config/earlier.py", "best"),
     ("him/config/earlier.py", "config.json"),
-    ("him/training/trainer.py", "best"),
-    ("him/training/trainer.py", "checkpoints"),
 }
 # The folders of Hugging Face have a config.json of their own.
 OTHERS = {("him/config/bert.py", "config.json")}
