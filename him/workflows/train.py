@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from him.config import Config
-from him.config.earlier import read_earlier
 from him.config.resolve import resolve
 from him.core.compute import choose_compute, keep_freed_memory
+from him.runs.earlier import read_earlier
 from him.runs.folder import RunFolder
 from him.training.trainer import Trainer
 from him.workflows.finish import OnResult, train_to_the_end
