@@ -13,8 +13,8 @@ if __name__ == "__main__":
 from him.cli.command import metric_table, run_command  # noqa: E402
 from him.cli.parser import build_parser, named_task, parse_command_line  # noqa: E402
 from him.config import Config  # noqa: E402
-from him.config.earlier import read_earlier  # noqa: E402
 from him.config.resolve import resolve  # noqa: E402
+from him.runs.earlier import read_earlier  # noqa: E402
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,

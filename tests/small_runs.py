@@ -327,6 +327,7 @@ def new_trainer(settings: dict[str, Any], run: Path) -> "Trainer":
 
     from him.config import Config
     from him.core.compute import choose_compute
+    from him.runs.folder import RunFolder
     from him.tasks import task_class
     from him.training.trainer import Trainer
 
@@ -338,7 +339,7 @@ def new_trainer(settings: dict[str, Any], run: Path) -> "Trainer":
     torch.manual_seed(config.seed)
     run.mkdir(parents=True)
     config.save(run / "config.json")
-    return Trainer(task, config, run, compute, task.build_model().to(compute.device))
+    return Trainer(task, config, RunFolder(run), compute, task.build_model().to(compute.device))
 
 
 # -- what happens to runs: called in a process that the test has started -----------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from him.compression.fine_tuning_stage import fine_tune
+from him.compression.fine_tuning import fine_tune
 from him.compression.latency import measure_stages
 from him.compression.plots import draw_report
 from him.compression.progress import UNREADABLE, Progress, read_with_settings

@@ -54,6 +54,43 @@ class LoopState:
         sums = {each: {name: mean.state_dict() for name, mean in getattr(self, each).items()} for each in SUMS}
         return {name: value for name, value in vars(self).items() if name not in SUMS} | sums
 
+    def count_update(self, loss: RunningMean, accuracy: RunningMean) -> None:
+        """Takes the sums of an update that was made into the means."""
+        self.refused_in_a_row = 0
+        self.epoch_before = self.epoch_before or {"Loss": loss.mean, "Accuracy": accuracy.mean}
+        for sums in (self.since_log, self.since_epoch):
+            sums["Loss"].add(loss.total, loss.count)
+            sums["Accuracy"].add(accuracy.total, accuracy.count)
+
+    def end_epoch(self, num_steps: int, patience: int, halves_rate: bool) -> None:
+        """Begins new means, and counts epochs that brought no best model, for early stopping and the plateau schedule.
+
+        Args:
+            num_steps: of the epoch that ends here.
+            patience: such epochs in a row that end the run; 0 for never.
+            halves_rate: whether each of them reduces the rate.
+        """
+        if self.since_epoch["Loss"].count:
+            self.epoch_before = {name: mean.mean for name, mean in self.since_epoch.items()}
+        self.since_epoch = new_means()
+        if self.best_step > self.step - num_steps:
+            self.bad_epochs = 0
+            return
+        self.bad_epochs += 1
+        self.plateau_reductions += halves_rate
+        self.stopped_early = 0 < patience <= self.bad_epochs
+
+    def restore(self, data: dict[str, Any], where: str) -> None:
+        """Becomes what `to_dict` gave.
+
+        Raises:
+            CheckpointError: it is something else; the message begins with `where`.
+        """
+        try:
+            vars(self).update(vars(LoopState.from_dict(data)))
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from None
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "LoopState":
         """Reads what `to_dict` gave.

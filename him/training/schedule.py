@@ -57,6 +57,14 @@ class StepBudget:
         """Epochs done after so many steps, fractions included."""
         return step / self.steps_per_epoch
 
+    def epochs_begun(self, step: int) -> int:
+        """Number of the epoch, counted from 1, that ended with this step or goes on after it."""
+        return math.ceil(self.epoch(step))
+
+    def steps_in_epoch(self, step: int) -> int:
+        """Steps made in this epoch."""
+        return step - (self.epochs_begun(step) - 1) * self.steps_per_epoch
+
     def is_epoch_end(self, step: int) -> bool:
         """Whether the step was the last of an epoch or of the run."""
         return step % self.steps_per_epoch == 0 or step == self.max_steps

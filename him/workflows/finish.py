@@ -33,13 +33,13 @@ def train_to_the_end(trainer: Trainer, on_result: OnResult | None, keep_report: 
     try:
         return _train_to_the_end(trainer, on_result, keep_report)
     except OSError as error:
-        raise cannot_write(error, Path(error.filename or trainer.folder)) from None
+        raise cannot_write(error, Path(error.filename or trainer.folder.path)) from None
     except CannotWrite as error:
         raise CannotWrite(f"{error}; go on with --resume {trainer.folder}") from None
 
 
 def _train_to_the_end(trainer: Trainer, on_result: OnResult | None, keep_report: bool) -> dict[str, Any]:
-    run = RunFolder(trainer.folder)
+    run = trainer.folder
     _show_start(trainer)
     trainer.fit()
     raise_if_stopped()
@@ -64,7 +64,7 @@ def _show_start(trainer: Trainer) -> None:
         f"{trainer.max_steps:,} steps, {precision} on {trainer.compute.device} with {torch.get_num_threads()} threads",
         flush=True,
     )
-    trainer.writer.hyperparameters(
+    trainer.progress.writer.hyperparameters(
         {name: value for name, value in config.to_dict().items() if value not in (None, [])},
         [f"{task.best_metric}/val", "Loss/val"],
     )
@@ -80,12 +80,13 @@ def _evaluate_best(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
     save_model(run.best, trainer.config, trainer.model, task, {**position, **evaluation.metrics})
     for name, content in evaluation.predictions.items():
         write_json(run.path / name, content)
-    speed = trainer.tokens_seen / trainer.train_seconds if trainer.train_seconds else 0.0
+    progress = trainer.progress
+    speed = progress.tokens_seen / progress.train_seconds if progress.train_seconds else 0.0
     return {
         "run": str(run),
         "best_step": position["step"],
         "best_epoch": position["epoch"],
-        "train_seconds": round(trainer.train_seconds, 2),
+        "train_seconds": round(progress.train_seconds, 2),
         "tokens_per_second": round(speed, 1),
         "metrics": evaluation.metrics,
     }

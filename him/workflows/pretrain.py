@@ -84,7 +84,7 @@ def _train(pretraining: Task, begins_with: nn.Module, compute: Compute, run: Run
     torch.manual_seed(pretraining.config.seed)
     model = pretraining.build_model().to(compute.device)
     model.model.load_state_dict(begins_with.state_dict())
-    trainer = Trainer(pretraining, pretraining.config, folder.path, compute, model, checkpoint)
+    trainer = Trainer(pretraining, pretraining.config, folder, compute, model, checkpoint)
     trainer.restore_best()
     examples = f"{pretraining.examples_per_epoch:,} examples an epoch without labels"
     print(f"pretraining: {examples}, {trainer.max_steps:,} steps", flush=True)

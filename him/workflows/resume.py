@@ -74,7 +74,7 @@ def _resume(run: RunFolder, changes: dict[str, Any], on_result: OnResult | None,
         load_initial(model, config)
         pretrain(model, task, config, compute, run)
     model.to(compute.device)
-    trainer = Trainer(task, config, run.path, compute, model, checkpoint, resumes=True, objective=objective)
+    trainer = Trainer(task, config, run, compute, model, checkpoint, objective)
     if trainer.state.best_value is None and trainer.state.step >= trainer.max_steps:
         raise ConfigError(
             f"--resume {run}: the run is at step {trainer.state.step} of {trainer.max_steps} without an evaluation; "

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from him.config import Config
-from him.config.earlier import read_earlier
 from him.config.resolve import resolve
 from him.core.compute import choose_compute, keep_freed_memory
+from him.runs.earlier import read_earlier
 from him.runs.folder import RunFolder
 from him.training.trainer import Trainer
 from him.workflows.finish import OnResult, train_to_the_end
@@ -53,5 +53,5 @@ def train(config: Config, on_result: OnResult | None = None, *, announce: OnResu
     folder.create(config)
     with folder.locked(), naming(folder):
         pretrain(model, task, config, compute, folder)
-        trainer = Trainer(task, config, folder.path, compute, model.to(compute.device), objective=objective)
+        trainer = Trainer(task, config, folder, compute, model.to(compute.device), objective=objective)
         return train_to_the_end(trainer, on_result)

@@ -111,7 +111,7 @@ def replay(run: Path) -> Finding:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             model = task.build_model().to(compute.device)
-            trainer = Trainer(task, config, Path(scratch), compute, model, before, objective=objective)
+            trainer = Trainer(task, config, RunFolder(Path(scratch)), compute, model, before, objective)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(scratch, str(run))) from None
         trainer.fit(until=newest.step)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from him.config import Config
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.data.batching import epoch_batches
+from him.runs.folder import RunFolder
 from him.tasks.base import Task
 from him.tasks.lm.task import LanguageModelingTask
 from him.tasks.lm.windows import scoring_windows
@@ -143,7 +144,7 @@ def him_side(task: Task, config: Config, compute: Compute, folder: Path) -> Side
     """HIM's model and Trainer, set up as `him.workflows.train.train` does it."""
     keep_freed_memory()
     model = task.build_model().to(compute.device)
-    trainer = Trainer(task, config, Path(tempfile.mkdtemp(dir=folder)), compute, model)
+    trainer = Trainer(task, config, RunFolder(Path(tempfile.mkdtemp(dir=folder))), compute, model)
 
     def loss_sum(batch: dict[str, Tensor]) -> Tensor:
         with compute.autocast():
@@ -160,14 +161,14 @@ def him_steps(trainer: Trainer) -> Iterator[int]:
             epoch, place = divmod(trainer.state.step, trainer.steps_per_epoch)
             if place == 0:
                 trainer.batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, epoch)
-            num_before = trainer.tokens_seen
+            num_before = trainer.progress.tokens_seen
             trainer.train_step()
             trainer.state.step += 1
             if trainer.due(LOG_EVERY_STEPS):
-                trainer.log()
-            yield trainer.tokens_seen - num_before
+                trainer.progress.record_training()
+            yield trainer.progress.tokens_seen - num_before
     finally:
-        trainer.writer.close()
+        trainer.progress.close_records()
 
 
 SIDES = {"plain": plain_side, "him": him_side}

@@ -12,11 +12,11 @@ from typing import Any
 
 from him.config.bert import FILES, is_bert
 from him.config.config import Config
-from him.config.earlier import read_earlier
 from him.config.options import only_roles, with_role
 from him.config.resolve import resolve
 from him.config.yaml_file import read_yaml
 from him.core.errors import ConfigError
+from him.runs.earlier import read_earlier
 from him.runs.folder import RunFolder
 from him.tasks.squad.sources import load_squad
 from him.workflows.initial_weights import initial_folder

@@ -219,8 +219,8 @@ def bench(tmp_path_factory) -> Iterator[Bench]:
     def stop(trainer: Trainer) -> None:
         if trainer.folder.name == "case":  # a run that goes on: what its checkpoint holds shows in a step
             return fit(trainer)
-        trainer.writer.close()
-        raise Interrupted(signal.SIGTERM, trainer.folder)
+        trainer.progress.close_records()
+        raise Interrupted(signal.SIGTERM, trainer.folder.path)
 
     with pytest.MonkeyPatch.context() as patch:
         os.chdir(place)

@@ -21,6 +21,7 @@ from him.core.errors import CheckpointError
 from him.core.files import CHECKSUMS, verify_folder
 from him.model.int8 import quantize
 from him.runs.checkpoint import Checkpoints
+from him.runs.folder import RunFolder
 from him.runs.models import save_int8
 from him.tasks import task_class
 from him.training.trainer import Trainer
@@ -218,9 +219,9 @@ def test_best_is_made_again_from_its_checkpoint(run, copy, amount, reached):
         choose_compute(config.device, config.precision, config.num_threads),
     )
     checkpoint = Checkpoints(copy / "checkpoints", 1).load_newest()
-    trainer = Trainer(task, config, copy, compute, task.build_model(), checkpoint, resumes=True)
+    trainer = Trainer(task, config, RunFolder(copy), compute, task.build_model(), checkpoint)
     said: list[str] = []
-    trainer.say = said.append
+    trainer.progress.say = said.append
     number = amount(10, 100)
     for path, damage in some_damage(sorted(best.iterdir()), number, seed=3):
         shutil.rmtree(best)
@@ -232,7 +233,7 @@ def test_best_is_made_again_from_its_checkpoint(run, copy, amount, reached):
         assert str(best) in said[-1] and said[-1].endswith("quarantined as best.damaged")
         shutil.rmtree(copy / "best.damaged")
     trainer.restore_best()
-    trainer.writer.close()
+    trainer.progress.close_records()
     assert len(said) == number, "one line each, and none about what is whole"
     reached(PROMISE, f"best model: {number} of {number} times made again from its checkpoint, bit for bit")
 

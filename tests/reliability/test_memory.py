@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from him.config import Config
 from him.core.compute import Compute
 from him.runs.checkpoint import Checkpoints
+from him.runs.folder import RunFolder
 from him.tasks import task_class
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training import gradients
@@ -109,7 +110,7 @@ def trainer_of(task: Task, folder: Path, checkpoint: Any = None) -> Trainer:
     """A trainer with weights of seed 0 that records each step."""
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    return Trainer(task, task.config, folder, CPU, task.build_model(), checkpoint)
+    return Trainer(task, task.config, RunFolder(folder), CPU, task.build_model(), checkpoint)
 
 
 def losses(folder: Path) -> list[float]:
@@ -234,7 +235,7 @@ def test_a_checkpoint_remembers_it(prepared, task_type, tmp_path, every_step, ca
             assert machine.num_raised == 2
             assert "out of memory" not in capsys.readouterr().out
         runs.append(trainer.checkpoint())
-    for kind in ("weights", "moments"):
+    for kind in ("weights", "optimizer_state"):
         one, other = (getattr(run, kind) for run in runs)
         assert one.keys() == other.keys()
         assert all(torch.equal(value, other[name]) for name, value in one.items())

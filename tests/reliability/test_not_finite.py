@@ -25,6 +25,7 @@ from him.cli.command import run_command
 from him.config import Config
 from him.core.compute import Compute
 from him.runs.checkpoint import load_tensors
+from him.runs.folder import RunFolder
 from him.tasks import task_class
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training import trainer as training
@@ -136,7 +137,7 @@ class Fault:
 
     def _tensor(self, trainer: Trainer, examples: np.ndarray) -> tuple[Tensor, str]:
         if self.kind == "averaged":
-            return trainer.ema.weights[self.name], f"the EMA weights {self.name}"
+            return trainer.train_state.ema.weights[self.name], f"the EMA weights {self.name}"
         parameter = trainer.model.get_parameter(self.name)
         if self.kind == "weights":
             return parameter, f"the weights {self.name}"
@@ -144,7 +145,7 @@ class Fault:
             seen = set(trainer.task.train_batch(examples)["input_ids"].flatten().tolist())
             row = max(set(range(len(parameter))) - seen)
             return parameter[row], f"the weights {self.name}"
-        (state,) = (each.state[parameter] for each in trainer.optimizers if parameter in each.state)
+        (state,) = (each.state[parameter] for each in trainer.train_state.optimizers if parameter in each.state)
         return state[self.kind], f"the optimizer state {self.name}.{self.kind}"
 
     def _spoiled(self, gradient: Tensor) -> Tensor:
@@ -255,7 +256,7 @@ def expected_of(fault: Fault) -> Expected:
 def state_of(trainer: Trainer) -> list[Tensor]:
     """Weights, moments and EMA weights, copied."""
     tensors = trainer.checkpoint()
-    kept = [*tensors.weights.values(), *tensors.optimizer_state.values(), *tensors.averaged.values()]
+    kept = [*tensors.weights.values(), *tensors.optimizer_state.values(), *tensors.ema.values()]
     return [tensor.clone() for tensor in kept]
 
 
@@ -272,15 +273,15 @@ def check(task: Task, norm_first: bool, fault: Fault, folder: Path) -> None:
     task = copy.copy(task.with_config(config))
     folder.mkdir()
     torch.manual_seed(0)
-    trainer = Trainer(task, config, folder, CPU, task.build_model())
-    original, culprits = trainer.train_step, []
+    trainer = Trainer(task, config, RunFolder(folder), CPU, task.build_model())
+    original, sources = trainer.train_step, []
 
     def train_step() -> None:
         with ExitStack() as stack:
             if not fault.is_due(trainer):
                 return original()
             before = state_of(trainer)
-            culprits.append(stack.enter_context(fault.put_into(trainer)))
+            sources.append(stack.enter_context(fault.put_into(trainer)))
             original()  # if it goes back, it does not return
             assert all(map(torch.equal, before, state_of(trainer))), "a bad update was made"
 
@@ -296,7 +297,7 @@ def check(task: Task, norm_first: bool, fault: Fault, folder: Path) -> None:
     expected = expected_of(fault)
     found = re.findall(r"^step (\d+): loss \S+, gradient norm \S+; first not finite: (.*)$", said, re.M)
     assert [int(step) for step, _ in found] == expected.lines, said
-    assert [line.removesuffix("; the update is not made") for _, line in found] == culprits
+    assert [line.removesuffix("; the update is not made") for _, line in found] == sources
     went_back = [f"back to step {expected.back_to}; from here on 0.5 of the learning rate"]
     assert [line for line in said.splitlines() if "back" in line] == (went_back if expected.back_to else [])
     if expected.stops_at is None:
@@ -305,7 +306,7 @@ def check(task: Task, norm_first: bool, fault: Fault, folder: Path) -> None:
     else:
         assert status == 2
         (line,) = error.splitlines()
-        assert line.startswith(f"main.py: error: step {expected.stops_at}: {culprits[-1]} is not finite, again"), line
+        assert line.startswith(f"main.py: error: step {expected.stops_at}: {sources[-1]} is not finite, again"), line
         assert "; lower --learning_rate (" in line
     assert_series(folder, config, expected)
     assert_finite(folder)
@@ -358,7 +359,7 @@ def test_it_is_found_named_and_kept_out(prepared, task_type, tmp_path, amount, r
 def test_a_first_step_that_is_refused_leaves_no_nan_in_the_state(prepared, tmp_path):
     """The loss of the first step is remembered for the line after the epoch."""
     task = copy.copy(prepared["lm"])
-    trainer = Trainer(task, replace(task.config, max_steps=4), tmp_path, CPU, task.build_model())
+    trainer = Trainer(task, replace(task.config, max_steps=4), RunFolder(tmp_path), CPU, task.build_model())
     original = task.loss
     task.evaluate = one_evaluation
     task.loss = lambda *inputs: replace(original(*inputs), loss=original(*inputs).loss * math.nan)
@@ -370,8 +371,8 @@ def test_a_first_step_that_is_refused_leaves_no_nan_in_the_state(prepared, tmp_p
 
 def test_gradients_whose_norm_overflows_are_refused_by_that_name(prepared, tmp_path, capsys):
     task = copy.copy(prepared["lm"])
-    trainer = Trainer(task, task.config, tmp_path, CPU, task.build_model())
-    trainer._start_epoch()
+    trainer = Trainer(task, task.config, RunFolder(tmp_path), CPU, task.build_model())
+    trainer.start_epoch()
     before = state_of(trainer)
     hook = trainer.model.output_bias.register_hook(lambda gradient: torch.full_like(gradient, 1e38))
     with _removed(hook):

@@ -16,6 +16,7 @@ from him.config import Config
 from him.core.compute import Compute
 from him.data.batching import epoch_batches
 from him.runs.checkpoint import Checkpoint
+from him.runs.folder import RunFolder
 from him.tasks.base import LossSums, Task
 from him.training.trainer import LOG_EVERY_STEPS, Trainer
 
@@ -85,7 +86,7 @@ def checkpoint_at(step: int, folder: Path) -> Checkpoint:
     trainer = new_trainer(folder)
     checkpoint = trainer.checkpoint()
     checkpoint.state["step"] = checkpoint.state["loop"]["step"] = step
-    trainer.writer.close()
+    trainer.progress.close_records()
     tags = ("Gradient_Norm/train", "Learning_Rate", "Loss/train", "Accuracy/train", "Throughput/tokens_per_second")
     rest = [f'"epoch": 0.123456, "stage": "train", "tag": "{tag}", "value": 0.123456789' for tag in tags]
     steps = range(LOG_EVERY_STEPS, step + 1, LOG_EVERY_STEPS)
@@ -97,7 +98,7 @@ def checkpoint_at(step: int, folder: Path) -> Checkpoint:
 def new_trainer(folder: Path, checkpoint: Checkpoint | None = None) -> Trainer:
     task = LongTask()
     config = task.resolve(Config(batch_size=16, num_epochs=2, attention_examples=0))
-    return Trainer(task, config, folder, CPU, task.build_model(), checkpoint)
+    return Trainer(task, config, RunFolder(folder), CPU, task.build_model(), checkpoint)
 
 
 def test_the_first_step_after_a_resume(tmp_path, reached):
@@ -118,7 +119,7 @@ def test_the_first_step_after_a_resume(tmp_path, reached):
         seconds[share] = median_seconds(resumed_step)
         expected = epoch_batches(LongTask.train_lengths, 16, Config().seed, 0)[step]
         trainer = new_trainer(folder, checkpoint)
-        trainer._start_epoch()
+        trainer.start_epoch()
         assert trainer.batches[step].tolist() == expected.tolist()
     assert max(seconds.values()) < MOST_SECONDS
     assert seconds[0.99] < 1.5 * seconds[0.1] + 0.1

@@ -14,13 +14,6 @@ REPOSITORY = Path(__file__).parents[2]
 NAMES = frozenset(
     "best checkpoints compressed config.json command.txt metrics.jsonl predictions.json pretraining sweep".split()
 )
-# Left from the old layout, to be mended: file, and the name.
-KNOWN = {
-    ("him/config/earlier.py", "best"),
-    ("him/config/earlier.py", "config.json"),
-    ("him/training/trainer.py", "best"),
-    ("him/training/trainer.py", "checkpoints"),
-}
 # The folders of Hugging Face have a config.json of their own.
 OTHERS = {("him/config/bert.py", "config.json")}
 
@@ -67,7 +60,7 @@ def test_nothing_else_knows_the_names():
         found |= {(name, each) for each in joined_names(path.read_text(encoding="utf-8"))}
     home = ast.parse((REPOSITORY / "him/runs/folder.py").read_text(encoding="utf-8"))
     assert {node.value for node in ast.walk(home) if isinstance(node, ast.Constant)} >= NAMES
-    assert {each for each in found if each[0] != "him/runs/folder.py"} - KNOWN - OTHERS == set()
+    assert {each for each in found if each[0] != "him/runs/folder.py"} - OTHERS == set()
 
 
 def write_model(folder: Path) -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from him.config import Config
 from him.core.compute import Compute
 from him.core.errors import ConfigError
+from him.runs.folder import RunFolder
 from him.tasks.lm.task import LanguageModelingTask
 from him.training.trainer import Trainer
 from scripts.benchmarks.generate import (
@@ -116,7 +117,7 @@ def test_timed_steps_are_those_of_a_run(config, task, tmp_path):
             model = side.model
         else:
             model = task.build_model()
-            Trainer(task, config, tmp_path / name, CPU, model).fit()
+            Trainer(task, config, RunFolder(tmp_path / name), CPU, model).fit()
         weights.append(model.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 

@@ -39,7 +39,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(settings, tmp_path, 
     gradients = []
     for size in (None, micro_batch_size):
         trainer = new_trainer({**settings, **EXACT, "micro_batch_size": size}, tmp_path / str(size))
-        trainer._start_epoch()
+        trainer.start_epoch()
         trainer.model.train()
         loss, accuracy, num_tokens = trainer.gradients.accumulate(trainer.batches[0], 0)
         assert num_tokens == trainer.task.train_lengths[trainer.batches[0]].sum()

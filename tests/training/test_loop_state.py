@@ -6,6 +6,7 @@ import math
 import pytest
 
 from him.core.errors import CheckpointError
+from him.metrics.running import RunningMean
 from him.training.loop_state import LoopState
 
 
@@ -114,3 +115,57 @@ def test_odd_values_are_refused_by_name(name, value):
 
 def test_every_value_is_tried():
     assert set(ODD) == set(LoopState().to_dict())
+
+
+# -- what happens to it ------------------------------------------------------------------------------------------------
+
+
+def mean_of(total: float, count: int) -> RunningMean:
+    mean = RunningMean()
+    mean.add(total, count)
+    return mean
+
+
+def test_updates_are_counted_into_both_means():
+    state = LoopState(refused_in_a_row=2)
+    state.count_update(mean_of(6.0, 2), mean_of(1.0, 2))
+    state.count_update(mean_of(2.0, 2), mean_of(2.0, 2))
+    for sums in (state.since_log, state.since_epoch):
+        assert (sums["Loss"].mean, sums["Accuracy"].mean) == (2.0, 0.75)
+    assert state.epoch_before == {"Loss": 3.0, "Accuracy": 0.5}, "of the first step"
+    assert state.refused_in_a_row == 0
+
+
+@pytest.mark.parametrize(
+    ("best_step", "patience", "halves_rate", "expected"),
+    [
+        (10, 1, True, (0, 2, False)),
+        (8, 1, True, (0, 2, False)),  # within the epoch, which has steps 8 to 10
+        (7, 3, True, (2, 3, False)),
+        (7, 2, True, (2, 3, True)),
+        (7, 2, False, (2, 2, True)),
+        (7, 0, False, (2, 2, False)),
+    ],
+)
+def test_epochs_without_a_best_model(best_step, patience, halves_rate, expected):
+    state = LoopState(step=10, best_step=best_step, bad_epochs=1, plateau_reductions=2)
+    state.since_epoch["Loss"].add(4.0, 2)
+    state.since_epoch["Accuracy"].add(1.0, 2)
+    state.end_epoch(3, patience, halves_rate)
+    assert (state.bad_epochs, state.plateau_reductions, state.stopped_early) == expected
+    assert state.epoch_before == {"Loss": 2.0, "Accuracy": 0.5}
+    assert state.since_epoch["Loss"].count == 0
+
+
+def test_an_epoch_of_refused_updates_leaves_the_means_of_the_one_before():
+    state = LoopState(step=2, epoch_before={"Loss": 1.0, "Accuracy": 0.5})
+    state.end_epoch(2, 0, False)
+    assert state.epoch_before == {"Loss": 1.0, "Accuracy": 0.5}
+
+
+def test_it_becomes_another_state_or_says_where_that_was_wrong():
+    state = LoopState()
+    state.restore(a_state().to_dict(), "run: the checkpoint")
+    assert state.to_dict() == a_state().to_dict()
+    with pytest.raises(CheckpointError, match=r"^run: the checkpoint: not a state of this HIM \(step\)$"):
+        state.restore({**a_state().to_dict(), "step": None}, "run: the checkpoint")

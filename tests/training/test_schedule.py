@@ -74,3 +74,9 @@ def test_the_budget_is_the_smaller_one(max_steps, expected, num_epochs):
     ends = [step for step in range(1, expected + 1) if budget.is_epoch_end(step)]
     assert ends == sorted({3, 6, 9, expected} & set(range(expected + 1)))
     assert budget.epoch(3) == 1.0 and budget.epoch(7) == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize(("step", "begun", "made"), [(1, 1, 1), (3, 1, 3), (4, 2, 1), (6, 2, 3), (7, 3, 1)])
+def test_where_an_epoch_stands(step, begun, made):
+    budget = StepBudget(steps_per_epoch=3, max_steps=9)
+    assert (budget.epochs_begun(step), budget.steps_in_epoch(step)) == (begun, made)

@@ -1,27 +1,20 @@
 """The training loop: learning on real batches, and its decisions on a toy task whose metrics are written out."""
 
-import dataclasses
 import json
-import math
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import ClassVar
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from him.config import Config
 from him.core.compute import Compute
-from him.core.errors import CheckpointError, HimError
-from him.runs.checkpoint import Checkpoints, load_tensors
-from him.tasks.base import Evaluation, LossSums, Task
+from him.runs.checkpoint import load_tensors
 from him.training.schedule import lr_at
-from him.training.trainer import RolledBack, Trainer
+from him.training.trainer import Trainer
 from tests.small_runs import new_trainer, records, scalar_series, small_settings
+from tests.training.toy import last_checkpoint, toy
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
@@ -44,7 +37,7 @@ EXACT = {"precision": "fp32", "dropout": 0.0, "word_dropout": 0.0, "batch_size":
 
 def train_losses(trainer: Trainer, num_steps: int) -> list[float]:
     """Makes steps of an epoch; the loss of each."""
-    trainer._start_epoch()
+    trainer.start_epoch()
     losses = []
     for _ in range(num_steps):
         total = trainer.state.since_epoch["Loss"].total
@@ -58,7 +51,7 @@ def train_losses(trainer: Trainer, num_steps: int) -> list[float]:
 
 def test_first_loss_is_that_of_a_guess_among_the_allowed_places(settings, tmp_path):
     trainer = new_trainer({**settings, **EXACT}, tmp_path / "run")
-    trainer._start_epoch()
+    trainer.start_epoch()
     batch = trainer.task.train_batch(trainer.batches[0])
     guess = np.mean([np.log(batch[name].sum(dim=1)).mean() for name in ("may_start", "may_end")])
     (loss,) = train_losses(trainer, 1)
@@ -70,10 +63,10 @@ def test_first_loss_is_that_of_a_guess_among_the_allowed_places(settings, tmp_pa
 def test_one_batch_is_learned_by_heart(settings, tmp_path, norm_first):
     more = {"schedule": "constant", "num_encoder_layers": 2, "norm_first": norm_first, "num_epochs": 100}
     trainer = new_trainer({**settings, **EXACT, **more}, tmp_path / "run")
-    trainer._start_epoch()
+    trainer.start_epoch()
     batch = trainer.batches[0]
     trainer.batches = [batch] * trainer.steps_per_epoch
-    with mock.patch.object(trainer, "_start_epoch"):
+    with mock.patch.object(trainer, "start_epoch"):
         losses = train_losses(trainer, 100)
     assert losses[0] > 3.0
     assert losses[-1] < 0.1
@@ -92,7 +85,7 @@ def test_accumulation_gives_the_same_run(settings, tmp_path, micro_batch_size, o
         }
         trainers.append(new_trainer({**settings, **EXACT, **more}, tmp_path / str(size)))
         if optimizer == "SGD":
-            trainers[-1].optimizers = [
+            trainers[-1].train_state.optimizers = [
                 torch.optim.SGD([{"params": list(trainers[-1].model.parameters()), "lr_ratio": 1.0}])
             ]
     curves = [train_losses(trainer, 6) for trainer in trainers]
@@ -103,71 +96,7 @@ def test_accumulation_gives_the_same_run(settings, tmp_path, micro_batch_size, o
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5, msg=name)
 
 
-# -- a toy task ------------------------------------------------------------------------------------------------------
-
-
-class ToyTask(Task):
-    """Regression on eight rows, whose validation metric is a list written out in the test."""
-
-    name: ClassVar[str] = "toy"
-    best_metric: ClassVar[str] = "F1"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("F1",)
-
-    def __init__(self, values: list[float]) -> None:
-        self.values = list(values)
-        self.evaluated: list[Tensor] = []
-        self.bad_steps: dict[int, float] = {}
-        self.steps_made = lambda: 0
-
-    def save(self, folder: Path) -> None:
-        (folder / "task.json").write_text("{}")
-
-    @property
-    def notes(self) -> list[str]:
-        return []
-
-    def build_model(self) -> nn.Module:
-        torch.manual_seed(0)
-        return nn.Linear(2, 1)
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return np.arange(2, 10)
-
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        rows = torch.from_numpy(np.asarray(examples)).float()
-        mask = torch.from_numpy(np.arange(10)[None] < self.train_lengths[examples][:, None])
-        return {"x": torch.stack((rows, rows.cos()), dim=1), "y": rows.sin(), "attention_mask": mask}
-
-    def num_targets(self, batch: dict[str, Tensor]) -> int:
-        return len(batch["x"])
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        errors = (model(batch["x"])[:, 0] - batch["y"]).square()
-        factor = self.bad_steps.get(self.steps_made() + 1, 1.0)
-        return LossSums(errors.sum() * factor, len(errors), (errors < 0.1).sum())
-
-    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
-        self.evaluated.append(model.weight.detach().clone())
-        return Evaluation({"Loss": 1.0, "F1": self.values[len(self.evaluated) - 1], "Diversity/distinct-1": 0.5})
-
-
-ToyTask.__abstractmethods__ = frozenset()  # what the trainer does not call is left out
-
-
-def toy(folder: Path, values: list[float], checkpoint=None, **settings) -> Trainer:
-    """A trainer with two steps an epoch."""
-    settings = {"batch_size": 4, "num_epochs": len(values), "attention_examples": 0, "learning_rate": 0.01} | settings
-    task = ToyTask(values)
-    folder.mkdir(exist_ok=True)
-    config = task.resolve(Config(**settings))
-    trainer = Trainer(task, config, folder, CPU, task.build_model(), checkpoint)
-    task.steps_made = lambda: trainer.state.step
-    return trainer
-
-
-def last_checkpoint(trainer: Trainer):
-    return Checkpoints(trainer.folder / "checkpoints", 1).load_newest()
+# -- decisions on a toy task -------------------------------------------------------------------------------------------
 
 
 def test_tags_steps_and_epochs(tmp_path):
@@ -204,7 +133,7 @@ def test_recorded_loss_is_the_mean_over_all_targets_since_the_last_record(tmp_pa
     found = {r["tag"]: r["value"] for r in records(tmp_path)}
     assert found["Loss/train"] == pytest.approx(errors.mean().item(), rel=1e-5)
     assert found["Accuracy/train"] == pytest.approx(100 * (errors < 0.1).float().mean().item())
-    assert trainer.tokens_seen == sum(range(2, 10))
+    assert trainer.progress.tokens_seen == sum(range(2, 10))
 
 
 def test_rate_and_norm_are_recorded_as_they_were_used(tmp_path):
@@ -281,7 +210,7 @@ def test_ema_weights_are_evaluated_and_kept_and_the_others_trained_on(tmp_path):
     trainer.fit()
     plain.fit()
     assert torch.equal(trainer.model.weight, plain.model.weight), "averaging changes no update"
-    ema = trainer.ema.weights["weight"]
+    ema = trainer.train_state.ema.weights["weight"]
     assert not torch.equal(ema, trainer.model.weight)
     assert torch.equal(trainer.task.evaluated[-1], ema)
     assert torch.equal(load_tensors(tmp_path / "best" / "model.safetensors")["weight"], ema)
@@ -301,140 +230,3 @@ def test_lines_after_each_epoch(tmp_path, capsys):
     assert re.fullmatch(pattern.format(2, "20"), second)
     after_first = re.search(f"→ ({number})", first)[1]
     assert f"loss {after_first} →" in second
-
-
-# -- not finite ------------------------------------------------------------------------------------------------------
-
-
-def snapshot(trainer: Trainer) -> Iterator[Tensor]:
-    yield from (tensor.clone() for tensor in trainer.model.state_dict().values())
-    for state in trainer.optimizers[0].state.values():
-        yield from (tensor.clone() for tensor in state.values())
-    yield from (tensor.clone() for tensor in trainer.ema.weights.values())
-
-
-@pytest.mark.parametrize("factor", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_changes_nothing(tmp_path, capsys, factor):
-    trainer = toy(tmp_path, [1.0] * 4, ema_decay=0.5)
-    trainer.task.bad_steps = {3: factor}
-    trainer._start_epoch()
-    for _ in range(2):
-        trainer.train_step()
-        trainer.state.step += 1
-    before = list(snapshot(trainer))
-    capsys.readouterr()
-    trainer.train_step()
-    assert all(torch.equal(one, other) for one, other in zip(before, snapshot(trainer), strict=True))
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"step 3: loss {factor:.4g}, gradient norm ")
-    assert line.endswith("; first not finite: the loss for training examples 0, 1, 2, 3; the update is not made")
-    assert trainer.state.refused_in_a_row == 1
-    trainer.state.step += 1
-    trainer.train_step()
-    assert trainer.state.refused_in_a_row == 0
-    assert not torch.equal(before[0], next(iter(snapshot(trainer))))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path, capsys, value):
-    """The loss may be finite where its gradient is not."""
-    trainer = toy(tmp_path, [1.0], ema_decay=0.5)
-    before = list(snapshot(trainer))
-    hook = trainer.model.bias.register_hook(lambda gradient: gradient * value)
-    trainer._start_epoch()
-    trainer.train_step()
-    hook.remove()
-    assert all(torch.equal(one, other) for one, other in zip(before, snapshot(trainer), strict=True))
-    said = f"gradient norm {value:.4g}; first not finite: the gradient of bias for training "
-    assert said in capsys.readouterr().out
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
-
-
-@pytest.mark.parametrize("key", ["max_exp_avg_sq", "a_number"])
-def test_whatever_an_optimizer_holds_has_to_be_finite(tmp_path, capsys, key):
-    """An infinite `max_exp_avg_sq` stops a weight for ever, and nothing else shows it: the weights stay finite."""
-    trainer = toy(tmp_path, [1.0] * 2)
-    trainer.optimizers = [torch.optim.AdamW(trainer.model.parameters(), amsgrad=True, fused=True)]
-    trainer.optimizers[0].param_groups[0]["lr_ratio"] = 1.0
-    trainer.save()
-    trainer._start_epoch()
-    trainer.train_step()
-    trainer.state.step += 1
-    state = trainer.optimizers[0].state[trainer.model.weight]
-    if key == "a_number":
-        state[key] = math.inf
-    else:
-        state[key].view(-1)[0] = math.inf
-    capsys.readouterr()
-    with pytest.raises(RolledBack):
-        trainer.train_step()
-    first, second = capsys.readouterr().out.splitlines()
-    named = key if key == "max_exp_avg_sq" else f"{key}.number"
-    assert first.endswith(f"first not finite: the optimizer state weight.{named}")
-    assert second.startswith("back to step 0; ")
-
-
-def test_refused_steps_count_in_no_mean_and_are_null_in_the_records(tmp_path):
-    trainer = toy(tmp_path, [1.0] * 2)
-    trainer.task.bad_steps = {2: math.nan}
-    trainer.fit()
-    found = {(r["step"], r["tag"]): r["value"] for r in records(tmp_path)}
-    assert found[2, "Gradient_Norm/train"] is None
-    assert math.isfinite(found[2, "Loss/train"])
-    assert math.isfinite(found[4, "Gradient_Norm/train"])
-
-
-def test_five_in_a_row_go_back_once_then_end_the_run_and_no_file_holds_a_nan(tmp_path, capsys):
-    trainer = toy(tmp_path, [1.0] * 9, ema_decay=0.5, save_every_steps=4, keep_checkpoints=100)
-    trainer.task.bad_steps = {2: math.nan} | dict.fromkeys(range(9, 20), math.nan)
-    message = (
-        r"^step 17: the loss for training examples [0-7, ]+ is not finite, again after going back once with a lower "
-        r"rate; lower --learning_rate \(0\.01\), raise --warmup_ratio, or use --precision fp32; the checkpoints in .* "
-        r"are finite$"
-    )
-    trainer.config = dataclasses.replace(trainer.config, schedule="constant", warmup_ratio=0.0)
-    with pytest.raises(HimError, match=message):
-        trainer.fit()
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if "back" in line] == ["back to step 12; from here on 0.5 of the learning rate"]
-    rates = dict(scalar_series(tmp_path)["Learning_Rate"])
-    assert (rates[12], rates[14]) == (pytest.approx(0.01), pytest.approx(0.005))
-    files = list(tmp_path.rglob("*.safetensors"))
-    assert len(files) >= 3 * 7 + 1
-    for path in files:
-        assert all(torch.isfinite(tensor).all() for tensor in load_tensors(path).values()), path
-    # What was recorded up to then is on the disk: it shows why.
-    assert [r["value"] for r in records(tmp_path) if r["tag"] == "Gradient_Norm/train"][-1] is None
-
-
-def test_four_in_a_row_do_not(tmp_path):
-    trainer = toy(tmp_path, [1.0] * 6)
-    trainer.task.bad_steps = dict.fromkeys([1, 2, 3, 4, 6, 7, 8, 9], math.nan)
-    trainer.fit()
-    assert trainer.state.step == 12
-
-
-# -- state -----------------------------------------------------------------------------------------------------------
-
-
-def test_other_training_data_is_refused(tmp_path):
-    trainer = toy(tmp_path, [1.0] * 2)
-    trainer.fit()
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    with (
-        mock.patch.object(ToyTask, "train_lengths", np.arange(3, 11)),
-        pytest.raises(CheckpointError, match="was made with other training data; restore the data, or start a new run"),
-    ):
-        toy(tmp_path, [1.0] * 4, last_checkpoint(trainer))
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
-
-
-def test_weights_of_another_shape_are_refused(tmp_path):
-    trainer = toy(tmp_path, [1.0] * 2)
-    trainer.fit()
-    checkpoint = last_checkpoint(trainer)
-    checkpoint.weights["weight"] = torch.zeros(3, 3)
-    with pytest.raises(
-        CheckpointError, match=r"the checkpoint: weight has shape \[3, 3\], this model has \[1, 2\]; restore"
-    ):
-        toy(tmp_path, [1.0] * 4, checkpoint)

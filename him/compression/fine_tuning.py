@@ -24,22 +24,22 @@ def fine_tune(stages: Stages) -> dict[str, float]:
         Interrupted: a signal ended it.
     """
     folder = stages.part.fine_tuning
-    task = stages.task_of(PRUNED)
-    steps_per_epoch = -(-task.examples_per_epoch // stages.config.batch_size)
-    config = fine_tuning_config(task.config, steps_per_epoch, stages.best_step)
+    pruned = stages.task_of(PRUNED)
+    steps_per_epoch = -(-pruned.examples_per_epoch // stages.config.batch_size)
+    config = fine_tuning_config(pruned.config, steps_per_epoch, stages.best_step)
     if stages.target == stages.run.compressed:
         config = dataclasses.replace(config, attention_dir=str(Path(config.attention_dir) / stages.run.name))
     else:
         config = dataclasses.replace(config, attention_examples=0)  # the amounts of a sweep would share one folder
     student = stages.load(PRUNED)
     masks = WeightMasks(nonzero_masks(student) if config.pruning_method == "magnitude" else None)
-    tuned = task.with_config(config)
-    objective = objective_with_teacher(tuned, stages.trained, config.fine_tune_distillation_weight, masks)
+    task = pruned.with_config(config)
+    objective = objective_with_teacher(task, stages.trained, config.fine_tune_distillation_weight, masks)
     checkpoint = Checkpoints(folder.checkpoints, config.keep_checkpoints).load_newest()
     if checkpoint is None:
         folder.begin_anew()
     torch.manual_seed(config.seed)
-    trainer = Trainer(tuned, config, folder.path, stages.compute, student, checkpoint, objective=objective)
+    trainer = Trainer(task, config, folder, stages.compute, student, checkpoint, objective)
     trainer.restore_best()
     how = "distilled from the unpruned model" if isinstance(objective, Distillation) else "on the labels alone"
     print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, {how}", flush=True)
@@ -51,9 +51,9 @@ def fine_tune(stages: Stages) -> dict[str, float]:
         raise Interrupted(interrupted.signal, stages.run.path) from None
     load_weights(student, folder.best)
     masks.apply(student)
-    metrics = stages.evaluate(tuned, student)
+    metrics = stages.evaluate(task, student)
     state = trainer.state
     if state.best_step == 0:
         print(f"fine-tuning did not improve {task.best_metric}; the pruned weights are kept", flush=True)
-    save_model(folder.best, stages.as_saved(task.config), student, tuned, {"step": state.best_step, **metrics})
+    save_model(folder.best, stages.as_saved(pruned.config), student, task, {"step": state.best_step, **metrics})
     return metrics

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from him.config.bert import BertEncoder, is_bert, read_bert
 from him.config.config import Config
+from him.runs.folder import ModelFolder, RunFolder
 
 
 def read_earlier(init_from: str | None) -> Config | BertEncoder | None:
@@ -20,5 +21,6 @@ def read_earlier(init_from: str | None) -> Config | BertEncoder | None:
     folder = Path(init_from)
     if is_bert(folder):
         return read_bert(folder)
-    found = [path for path in (folder / "best" / "config.json", folder / "config.json") if path.is_file()]
+    places = (ModelFolder(RunFolder(folder).best), ModelFolder(folder))
+    found = [place.config for place in places if place.config.is_file()]
     return Config.load(found[0]) if found else None
