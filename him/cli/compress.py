@@ -1,29 +1,31 @@
-"""Prunes, fine-tunes and quantizes the best model of a finished run, and measures what it brought.
-
-python scripts/compress.py RUN --pruning_amount 0.5            in the place of the earlier result
-python scripts/compress.py RUN --sweep 0 0.2 0.4 0.6           how size, speed and quality go together
-"""
+"""`him compress` and `scripts/compress.py`: prunes, fine-tunes and quantizes a finished run."""
 
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from him.cli.command import Program, command_parser, print_json
+from him.cli.parser import Parser, add_settings
+from him.config.options.shared import CompressionOptions
 
-from him.cli.command import print_json, run_command  # noqa: E402
-from him.cli.parser import Parser, add_settings  # noqa: E402
-from him.config.options.shared import CompressionOptions  # noqa: E402
+DESCRIPTION = """\
+Prunes, fine-tunes and quantizes the best model of a finished run, and measures what it brought.
+
+{line} RUN --pruning_amount 0.5            in the place of the earlier result
+{line} RUN --sweep 0 0.2 0.4 0.6           how size, speed and quality go together
+"""
 
 SETTINGS = [each.name for each in fields(CompressionOptions) if each.name != "compress"]
 OF_DATA = ("train_file", "validation_file", "corpus_dir", "cache_dir", "attention_dir", "device", "num_threads")
 
 
-def build_parser() -> Parser:
+def build_parser(program: Program) -> Parser:
     """The flags."""
-    parser = Parser("compress.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(program, DESCRIPTION)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as runs/NAME")
     add_settings(parser.add_argument_group("what is done, where it differs from the run's settings"), SETTINGS)
     add_settings(parser.add_argument_group("data that moved, and the machine"), OF_DATA)
@@ -32,8 +34,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def main() -> int:
-    arguments = build_parser().parse_args()
+def run(arguments: Sequence[str], program: Program) -> int:
+    """Runs the command; see `him.cli.main`."""
+    return _compress(build_parser(program).parse_args(arguments))
+
+
+def _compress(arguments: argparse.Namespace) -> int:
     changes = {name: getattr(arguments, name) for name in (*SETTINGS, *OF_DATA) if hasattr(arguments, name)}
 
     from him.training.trainer import Interrupted
@@ -54,7 +60,3 @@ def main() -> int:
     print(report["table"])
     print(report["summary"])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, "compress.py"))

@@ -1,27 +1,38 @@
-"""Measures a trained run on a file of its task's format: `python scripts/evaluate.py RUN --file FILE`."""
+"""`him evaluate` and `scripts/evaluate.py`: measures a trained run on a file of its task's format."""
 
-import sys
+import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from him.cli.command import Program, metric_table, print_json, use_parser
+from him.cli.parser import Parser, add_settings
+from him.config.options.shared import GenerationOptions
+from him.core.errors import ConfigError
 
-from him.cli.command import metric_table, print_json, run_command, use_parser  # noqa: E402
-from him.cli.parser import add_settings  # noqa: E402
-from him.config.options.shared import GenerationOptions  # noqa: E402
-from him.core.errors import ConfigError  # noqa: E402
+DESCRIPTION = """\
+Measures a trained run on a file of its task's format: `{line} RUN --file FILE`.
+"""
 
 OF_DATA = ("document_field", "summary_field", "validation_size", "eval_stride", "eval_samples")
 SETTINGS = (*(each.name for each in fields(GenerationOptions)), *OF_DATA)
 
 
-def main() -> None:
-    parser = use_parser("evaluate.py", __doc__)
+def build_parser(program: Program) -> Parser:
+    """The flags."""
+    parser = use_parser(program, DESCRIPTION)
     parser.add_argument("--file", required=True, help="SQuAD JSON; JSONL, CSV or Parquet with summaries; text for lm")
     parser.add_argument("--output", help="also write the predictions there (squad: in the official format)")
     add_settings(parser, SETTINGS)
-    arguments = parser.parse_args()
+    return parser
 
+
+def run(arguments: Sequence[str], program: Program) -> None:
+    """Runs the command; see `him.cli.main`."""
+    _measure(build_parser(program).parse_args(arguments))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
     from him.workflows.predict import load
 
     changes = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
@@ -42,7 +53,3 @@ def main() -> None:
         print_json({"run": arguments.run, "file": arguments.file, "metrics": evaluation.metrics})
     else:
         print(metric_table(evaluation.metrics))
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, "evaluate.py"))

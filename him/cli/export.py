@@ -1,26 +1,27 @@
-"""Writes a trained run in a form that other programs open.
-
-python scripts/export.py RUN --format onnx [--file FILE]    ONNX files, float and int8; measured on a file of the task
-python scripts/export.py RUN --format transformers          a folder for AutoModelForQuestionAnswering or ...CausalLM
-"""
+"""`him export` and `scripts/export.py`: writes a trained run in a form that other programs open."""
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from him.cli.command import Program, command_parser, print_json
+from him.cli.parser import Parser
+from him.core.errors import ConfigError
 
-from him.cli.command import print_json, run_command  # noqa: E402
-from him.cli.parser import Parser  # noqa: E402
-from him.core.errors import ConfigError  # noqa: E402
+DESCRIPTION = """\
+Writes a trained run in a form that other programs open.
+
+{line} RUN --format onnx [--file FILE]    ONNX files, float and int8; measured on a file of the task
+{line} RUN --format transformers          a folder for AutoModelForQuestionAnswering or ...CausalLM
+"""
 
 STAGES = ("trained", "pruned", "fine_tuned")
 
 
-def build_parser() -> Parser:
+def build_parser(program: Program) -> Parser:
     """The flags."""
-    parser = Parser("export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(program, DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/NAME")
     parser.add_argument("--format", required=True, choices=("onnx", "transformers"), help="what to write")
     parser.add_argument("--stage", choices=STAGES, default="trained", help="which model of the run [trained]")
@@ -31,8 +32,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def main() -> None:
-    arguments = build_parser().parse_args()
+def run(arguments: Sequence[str], program: Program) -> None:
+    """Runs the command; see `him.cli.main`."""
+    _export(build_parser(program).parse_args(arguments))
+
+
+def _export(arguments: argparse.Namespace) -> None:
     if arguments.file is not None and arguments.format != "onnx":
         raise ConfigError("--file is for --format onnx; leave it out")
 
@@ -83,7 +88,3 @@ def table(forms: list[dict[str, Any]]) -> str:
     lines = [" " * (width + 2) + "".join(f"{form['form']:>12}" for form in forms)]
     lines += [f"  {name:<{width}}" + "".join(f"{form[name]:12.4f}" for form in forms) for name in names]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, "export.py"))

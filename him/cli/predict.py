@@ -1,31 +1,32 @@
-"""Uses a trained run.
-
-python scripts/predict.py RUN --question "Who ...?" --context "..."     a squad run answers
-python scripts/predict.py RUN --text "..."                              summarizes, or continues a text
-python scripts/predict.py RUN --file FILE [--json]                      all of a file of the task's format
-python scripts/predict.py RUN --example                                 on built-in data
-python scripts/predict.py RUN                                           asks at the terminal
-"""
+"""`him predict` and `scripts/predict.py`: uses a trained run."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from him.cli.command import Program, print_json, use_parser
+from him.cli.parser import Parser, add_settings
+from him.config.options.shared import GenerationOptions
+from him.core.errors import ConfigError
 
-from him.cli.command import print_json, run_command, use_parser  # noqa: E402
-from him.cli.parser import Parser, add_settings  # noqa: E402
-from him.config.options.shared import GenerationOptions  # noqa: E402
-from him.core.errors import ConfigError  # noqa: E402
+DESCRIPTION = """\
+Uses a trained run.
+
+{line} RUN --question "Who ...?" --context "..."     a squad run answers
+{line} RUN --text "..."                              summarizes, or continues a text
+{line} RUN --file FILE [--json]                      all of a file of the task's format
+{line} RUN --example                                 on built-in data
+{line} RUN                                           asks at the terminal
+"""
 
 INPUTS = ("question", "context", "text")
 OTHER_SETTINGS = ("document_field", "summary_field", "seed")
 
 
-def build_parser() -> Parser:
+def build_parser(program: Program) -> Parser:
     """The flags."""
-    parser = use_parser("predict.py", __doc__)
+    parser = use_parser(program, DESCRIPTION)
     parser.add_argument("--question", help="squad: a question")
     parser.add_argument("--context", help="squad: the text that answers it")
     parser.add_argument("--text", help="a document to summarize, or a text to go on with")
@@ -36,9 +37,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def main() -> None:
-    parser = build_parser()
-    arguments = parser.parse_args()
+def run(arguments: Sequence[str], program: Program) -> None:
+    """Runs the command; see `him.cli.main`."""
+    _use(build_parser(program).parse_args(arguments))
+
+
+def _use(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in INPUTS if getattr(arguments, name) is not None}
     if (given != {}) + (arguments.file is not None) + arguments.example > 1:
         raise ConfigError("--file, --example and a text of one's own are three ways; use one of them")
@@ -109,7 +113,3 @@ def read(prompt: str) -> str:
         return input(prompt if sys.stdin.isatty() else "").strip()
     except EOFError:
         return ""
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, "predict.py"))

@@ -1,40 +1,43 @@
-"""Trains a model: `python main.py --task_type squad`; `python main.py --help` lists the flags."""
+"""`him train` and `main.py`: trains a model, or goes on with an interrupted run."""
 
 import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from him.core.signals import exit_at_once, send_to
-
-if __name__ == "__main__":
-    send_to(exit_at_once)  # until `run_command` listens: nothing is lost yet
-
-from him.cli.command import metric_table, run_command  # noqa: E402
-from him.cli.parser import build_parser, parse_command_line  # noqa: E402
-from him.config.config import Config, with_shape_of_earlier  # noqa: E402
+from him.cli import parser
+from him.cli.command import Program, metric_table
+from him.config.config import Config, with_shape_of_earlier
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,
 and hands over a small, fast model.
 
-  python main.py --dataset sample                                  the built-in data, no network
-  python main.py --train_file train.json --validation_file dev.json
-  python main.py --resume runs/NAME                                go on with an interrupted run
+  {line} --dataset sample                                  the built-in data, no network
+  {line} --train_file train.json --validation_file dev.json
+  {line} --resume runs/NAME                                go on with an interrupted run
 """
 
 
-def main() -> int:
-    settings, run, allow_inexact = parse_command_line(build_parser(DESCRIPTION), sys.argv[1:])
-    config = Config(**with_shape_of_earlier(settings)) if run is None else None
+def build_parser(program: Program, description: str = DESCRIPTION, usage: str | None = None) -> parser.Parser:
+    """The flags; `{line}` in the description becomes what one types."""
+    made = parser.build_parser(description.format(line=program.line))
+    made.prog, made.usage = program.prog, usage
+    return made
+
+
+def run(arguments: Sequence[str], program: Program) -> int:
+    """Runs the command; see `him.cli.main`."""
+    settings, folder, allow_inexact = parser.parse_command_line(build_parser(program), arguments)
+    config = Config(**with_shape_of_earlier(settings)) if folder is None else None
 
     from him.training.trainer import Interrupted  # PyTorch is loaded only when the flags are sound
     from him.workflows.train import resume, train
 
     try:
-        result = train(config, show) if config is not None else resume(Path(run), settings, show, allow_inexact)
+        result = train(config, show) if config is not None else resume(Path(folder), settings, show, allow_inexact)
     except Interrupted as interrupted:
-        print(f"stopped; go on with: python main.py --resume {shlex.quote(str(interrupted.folder))}", flush=True)
+        print(f"stopped; go on with: {program.line} --resume {shlex.quote(str(interrupted.folder))}", flush=True)
         return 128 + interrupted.signal
     if "compression" in result:
         print(result["compression"]["table"])
@@ -47,7 +50,3 @@ def show(result: dict[str, Any]) -> None:
     print(f"best model: {result['run']}/best, of epoch {result['best_epoch']:g}")
     print(metric_table(result["metrics"]))
     print(f"trained in {result['train_seconds']:.0f} s at {result['tokens_per_second']:,.0f} tokens/s", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, "main.py"))

@@ -1,29 +1,39 @@
-"""Checks that a run is whole and repeatable: `python scripts/verify.py RUN`.
+"""`him verify` and `scripts/verify.py`: checks that a run is whole and repeatable."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+
+from him.cli.command import Program, command_parser, print_json
+from him.cli.parser import Parser
+
+DESCRIPTION = """\
+Checks that a run is whole and repeatable: `{line} RUN`.
 
 Compares every file of its checkpoints and models with its checksum, looks for numbers that are not finite, then makes
 the last steps again from the checkpoint before the newest one and says whether the bits agree. Exit status 1: something
 is not as it should be. Nothing in the run is changed.
 """
 
-import argparse
-import sys
-from contextlib import redirect_stdout
-from dataclasses import asdict
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from him.cli.command import print_json, run_command  # noqa: E402
-from him.cli.parser import Parser  # noqa: E402
-
-
-def main() -> int:
-    parser = Parser("verify.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser(program: Program) -> Parser:
+    """The flags."""
+    parser = command_parser(program, DESCRIPTION)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as runs/NAME")
     parser.add_argument("--no-replay", action="store_true", help="only check the files")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    arguments = parser.parse_args()
+    return parser
 
+
+def run(arguments: Sequence[str], program: Program) -> int:
+    """Runs the command; see `him.cli.main`."""
+    return _verify(build_parser(program).parse_args(arguments))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
     from him.workflows.verify import replay, verify_files
 
     findings = []
@@ -38,7 +48,3 @@ def main() -> int:
     if arguments.json:
         print_json({"run": str(arguments.run), "good": is_good, "findings": [asdict(each) for each in findings]})
     return 0 if is_good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, "verify.py"))

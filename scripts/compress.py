@@ -1,0 +1,11 @@
+"""Prunes, fine-tunes and quantizes the best model of a finished run: `python scripts/compress.py RUN`."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # `import evaluate` shall not find scripts/evaluate.py
+
+from him.cli.main import run_shim  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(run_shim("compress", "scripts/compress.py"))
