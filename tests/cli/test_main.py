@@ -84,7 +84,7 @@ def test_a_script_is_a_few_lines(script):
 
 @pytest.mark.parametrize("script", [each for each in SHIMS if each != "main.py"])
 def test_packages_are_not_taken_for_scripts(script):
-    """Python puts the script's folder first: `import evaluate`, which a library may do, would run scripts/evaluate.py."""
+    """Python puts the script's folder first: `import evaluate`, as a library does, would run scripts/evaluate.py."""
     code = (
         f"import importlib.util, runpy, sys; sys.path[0] = 'scripts'; sys.argv = [{script!r}, '--help']\n"
         f"try:\n    runpy.run_path({script!r}, run_name='__main__')\n"
