@@ -1,7 +1,7 @@
-"""Measures HIM against what one would otherwise use, on this machine, in turn and in equal conditions.
+"""Measures HIM against what one would otherwise use, on this machine, in alternating runs and equal conditions.
 
 python scripts/benchmark.py train --num_threads 2
-python scripts/benchmark.py train --train_file train.json --contestants plain him --rounds 5
+python scripts/benchmark.py train --train_file train.json --systems plain him --rounds 5
 python scripts/benchmark.py features --train_file train.json
 python scripts/benchmark.py lm --train_file input.txt --num_threads 2
 python scripts/benchmark.py generate --num_threads 2
@@ -20,9 +20,9 @@ from him.cli.command import print_json, run_command  # noqa: E402
 from him.cli.parser import Parser, add_settings  # noqa: E402
 from him.config.config import Config  # noqa: E402
 from him.core.errors import ConfigError  # noqa: E402
+from scripts.benchmarks.benchmark_run import SYSTEMS  # noqa: E402
 from scripts.benchmarks.generate import GenerationPlan  # noqa: E402
 from scripts.benchmarks.lm import LM_SETTINGS, LmPlan  # noqa: E402
-from scripts.benchmarks.turn import CONTESTANTS  # noqa: E402
 
 DATA_FLAGS = ("train_file", "dataset", "sample_size", "tokenizer", "vocab_size", "max_seq_len", "doc_stride", "seed")
 SHAPE_FLAGS = ("num_encoder_layers", "embed_dim", "num_heads", "dim_feedforward")
@@ -56,13 +56,13 @@ OWN_HELP = {
 }
 COUNTS = {
     "train": {
-        "steps": "timed steps of a turn",
+        "steps": "timed steps of a run",
         "padded_steps": "those of `trainer`, whose steps are all of one shape, and slow",
         "warmup_steps": "steps before the clock starts",
         "search_steps": "timed steps of each try in the search for the Trainer's best settings",
     },
     "features": {},
-    "lm": {"steps": "timed steps of a turn", "warmup_steps": "steps before the clock starts"},
+    "lm": {"steps": "timed steps of a run", "warmup_steps": "steps before the clock starts"},
     "generate": {
         "num_documents": "documents that are continued",
         "prompt_tokens": "tokens of each",
@@ -83,13 +83,18 @@ def build_parser() -> Parser:
         command = added[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         add_settings(command, FLAGS[name], OWN_HELP)
         if name != "ngram":  # which gives the same each time
-            command.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of each [3]")
+            command.add_argument("--rounds", type=count, default=3, metavar="N", help="runs of each [3]")
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         for flag, meaning in COUNTS[name].items():
             value = defaults[name][flag]
             command.add_argument(f"--{flag}", type=count, default=value, metavar="N", help=f"{meaning} [{value}]")
     added["train"].add_argument(
-        "--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS, help="who takes part [all]"
+        "--systems",
+        "--contestants",
+        nargs="+",
+        choices=SYSTEMS,
+        default=SYSTEMS,
+        help="which are measured: HIM and its baselines [all]",
     )
     steps = defaults["lm"]["train_steps"]
     added["lm"].add_argument(

@@ -1,89 +1,11 @@
-"""Writes a trained run in a form that other programs open.
+"""Writes a trained run in a form that other programs open: `python scripts/export.py RUN --format onnx`."""
 
-python scripts/export.py RUN --format onnx [--file FILE]    ONNX files, float and int8; measured on a file of the task
-python scripts/export.py RUN --format transformers          a folder for AutoModelForQuestionAnswering or ...CausalLM
-"""
-
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # `import evaluate` shall not find scripts/evaluate.py
 
-from him.cli.command import print_json, run_command  # noqa: E402
-from him.cli.parser import Parser  # noqa: E402
-from him.core.errors import ConfigError  # noqa: E402
-
-STAGES = ("trained", "pruned", "fine_tuned")
-
-
-def build_parser() -> Parser:
-    """The flags."""
-    parser = Parser("export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/NAME")
-    parser.add_argument("--format", required=True, choices=("onnx", "transformers"), help="what to write")
-    parser.add_argument("--stage", choices=STAGES, default="trained", help="which model of the run [trained]")
-    parser.add_argument("--output", metavar="FOLDER", help="folder to write [RUN/export/FORMAT]")
-    parser.add_argument("--file", help="onnx: also evaluate on this file of the task's format")
-    parser.add_argument("--num_threads", type=int, help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    return parser
-
-
-def main() -> None:
-    arguments = build_parser().parse_args()
-    if arguments.file is not None and arguments.format != "onnx":
-        raise ConfigError("--file is for --format onnx; leave it out")
-
-    from him.export.folders import check_output
-    from him.runs.untrusted import check_writable
-    from him.workflows.predict import load
-
-    settings = {"device": "cpu", "precision": "fp32", "num_threads": arguments.num_threads}
-    predictor = load(arguments.run, stage=arguments.stage, **settings)
-    if arguments.output is None:
-        check_writable(Path(arguments.run))
-    shown = arguments.output or Path(arguments.run) / "export" / arguments.format
-    output = Path(shown).resolve()
-    check_output(output)
-    if arguments.format == "onnx":
-        from him.export.onnx import export_onnx
-
-        report = export_onnx(predictor, output, arguments.file, arguments.stage)
-    else:
-        from him.export.transformers import export_transformers
-
-        report = export_transformers(predictor, output, arguments.stage)
-    if arguments.json:
-        print_json({"run": arguments.run, "output": str(shown), **report})
-    else:
-        print(f"{shown}: {summary(report)}")
-
-
-def summary(report: dict[str, Any]) -> str:
-    """What was written, for people."""
-    if report["format"] == "transformers":
-        return (
-            f"{report['class']}, {report['file_mb']:.2f} MB, at most {report['max_difference']:.1e} from the trained "
-            f"model; open it with transformers.{report['open_with']}.from_pretrained and AutoTokenizer.from_pretrained"
-        )
-    written = [form for form in report["forms"] if "file" in form]
-    files = ", ".join(f"{form['file']} {form['file_mb']:.2f} MB" for form in written)
-    return (
-        f"{files}, opset {report['opset']}; the first is at most {report['max_difference']:.1e} from the trained "
-        f"model; open them with onnxruntime.InferenceSession, see export.json\n{table(report['forms'])}"
-    )
-
-
-def table(forms: list[dict[str, Any]]) -> str:
-    """A line for each number, a column for each form."""
-    names = [name for name in forms[0] if name != "form"]
-    width = max(map(len, names))
-    lines = [" " * (width + 2) + "".join(f"{form['form']:>12}" for form in forms)]
-    lines += [f"  {name:<{width}}" + "".join(f"{form[name]:12.4f}" for form in forms) for name in names]
-    return "\n".join(lines)
-
+from him.cli.main import run_shim  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, "export.py"))
+    sys.exit(run_shim("export", "scripts/export.py"))

@@ -189,26 +189,35 @@ def flags(settings: dict[str, Any]) -> list[str]:
 
 def call_main(*arguments: str | Path) -> Finished:
     """`main.py` inside this process: for what a process of its own would not show better."""
-    import main
+    return _call(partial(_train, arguments), "main.py", arguments)
 
-    return _call(main.main, "main.py", arguments)
+
+def _train(arguments: Sequence[str | Path]) -> int:
+    from him.cli.main import run_as
+
+    return run_as("train", [*map(str, arguments)], "main.py", "python main.py")
 
 
 def call_script(name: str, *arguments: str | Path, typed: str = "") -> Finished:
     """A script of `scripts/` inside this process, such as `predict.py`; `typed` is what it reads at the terminal."""
-    script = runpy.run_path(str(ROOT / "scripts" / name))
-    with mock.patch.object(sys, "stdin", io.StringIO(typed)):
-        return _call(script["main"], name, arguments)
-
-
-def _call(command: Callable[[], int | None], prog: str, arguments: Sequence[str | Path]) -> Finished:
     from him.cli.command import run_command
+    from him.cli.main import COMMANDS, run_as
 
+    command = Path(name).stem
+    if command in COMMANDS:
+        work = partial(run_as, command, [*map(str, arguments)], name, f"python scripts/{name}")
+    else:
+        work = partial(run_command, runpy.run_path(str(ROOT / "scripts" / name))["main"], name)
+    with mock.patch.object(sys, "stdin", io.StringIO(typed)):
+        return _call(work, name, arguments)
+
+
+def _call(command: Callable[[], int], prog: str, arguments: Sequence[str | Path]) -> Finished:
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     argv = [prog, *map(str, arguments)]
     with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
         try:
-            status = run_command(command, prog)
+            status = command()
         except SystemExit as stop:  # --help
             status = stop.code or 0
     texts = (stream.buffer.getvalue().decode("utf-8") for stream in (out, err))
@@ -437,15 +446,12 @@ class ForkedMain:
         self.status: int | None = None
 
     def _work(self, arguments: Sequence[str | Path], hook: Callable[[], None], out: int, err: int) -> int:
-        import main
-        from him.cli.command import run_command
-
         listen_to_ctrl_c()
         sys.argv = ["main.py", *map(str, arguments)]
         sys.stdout, sys.stderr = (os.fdopen(each, "w", encoding="utf-8") for each in (out, err))
         threading.excepthook = threading.__excepthook__  # pytest's keeps the errors of threads to itself
         hook()
-        return run_command(main.main, "main.py")
+        return _train(arguments)
 
     def wait_for(self, beginning: str) -> None:
         """Reads the output up to a line that begins so."""

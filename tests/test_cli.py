@@ -75,7 +75,7 @@ def test_every_file_of_the_layout(sample_run):
     run, _ = sample_run
     names = {path.name.split(".tfevents.")[0] for path in run.iterdir()}
     expected = {"config.json", "command.txt", "events.out", "metrics.jsonl", "checkpoints", "best", "predictions.json"}
-    assert names == expected
+    assert names == expected | {".lock"}
     best = {"config.json", "model.safetensors", "tokenizer.json", "metrics.json", "task.json", "checksums.json"}
     assert {path.name for path in (run / "best").iterdir()} == best
     verify_folder(run / "best")

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from him.cli.parser import Parser
 from him.core.errors import HimError
@@ -47,9 +47,30 @@ def run_command(command: Callable[[], int | None], prog: str) -> int:
     return 2
 
 
-def use_parser(prog: str, description: str) -> Parser:
-    """A parser for a script that uses a finished run: the run, where to compute, and whether to print JSON."""
-    parser = Parser(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Program(NamedTuple):
+    """How a command was called.
+
+    Attributes:
+        prog: its name in messages, such as predict.py or him predict.
+        line: how it is typed, such as python scripts/predict.py or him predict.
+    """
+
+    prog: str
+    line: str
+
+
+def command_parser(program: Program, description: str) -> Parser:
+    """A parser without flags; `{line}` in the description becomes what one types."""
+    return Parser(
+        program.prog,
+        description=description.format(line=program.line),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def use_parser(program: Program, description: str) -> Parser:
+    """A parser for a command that uses a finished run: the run, where to compute, and whether to print JSON."""
+    parser = command_parser(program, description)
     parser.add_argument("run", metavar="RUN", help="folder of the run, such as runs/NAME")
     parser.add_argument("--stage", default="trained", help="whose model: trained, pruned, fine_tuned or int8 [trained]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -26,7 +26,7 @@ def choose_batches(batches: Sequence[np.ndarray], lengths: np.ndarray, num_batch
 
 
 def plan_steps(batches: Sequence[np.ndarray], lengths: np.ndarray, num_warmup: int, num_timed: int) -> list[np.ndarray]:
-    """The batches of a turn: first that of the longest example, so that memory grows, more warm-up, the timed ones."""
+    """The batches of a run: first that of the longest example, so that memory grows, more warm-up, the timed ones."""
     longest = max(batches, key=lambda batch: (int(lengths[batch].max()), len(batch)))
     return [
         longest,

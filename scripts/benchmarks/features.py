@@ -21,9 +21,9 @@ from him.tasks.squad.reader import SquadData
 from him.tasks.squad.task import load_splits
 from him.text.tokenizer import CLS, PAD, SEP, encode_texts, load_tokenizer, special_id
 from him.text.training import train_tokenizer
+from scripts.benchmarks.benchmark_run import cpu_name
 from scripts.benchmarks.rounds import Spread, ratios
 from scripts.benchmarks.run_qa import map_features, squad_dataset, wrap_tokenizer
-from scripts.benchmarks.turn import cpu_name
 
 WINDOWS_AT_ONCE = 256
 LABELS = {
@@ -58,7 +58,7 @@ class Differences:
 
 
 def compare_features(config: Config, num_rounds: int) -> dict[str, Any]:
-    """Builds the features both ways, in turn, and compares them.
+    """Builds the features both ways, alternating, and compares them.
 
     Returns:
         Plain data: `questions`, `windows`, `questions_per_second` by key of `LABELS` (median, min and max over the

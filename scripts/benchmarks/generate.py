@@ -17,9 +17,9 @@ from typing import Any
 from him.config import Config
 from him.core.errors import ConfigError
 from him.tasks import task_class
+from scripts.benchmarks.benchmark_run import cpu_name
 from scripts.benchmarks.own_process import in_own_process
 from scripts.benchmarks.rounds import Spread, ratios
-from scripts.benchmarks.turn import cpu_name
 
 TASKS = ("lm", "summarization")
 NUM_SPECIAL = 5  # ids 0 to 4 stand for the special tokens: they are in no document, and never written
@@ -27,6 +27,10 @@ NUM_SPECIAL = 5  # ids 0 to 4 stand for the special tokens: they are in no docum
 # that attention is sharp and layers outweigh the embedding, it writes about 18 different tokens in 24.
 WEIGHT_SCALE = 6.0
 WARMUP_TOKENS = 2
+SHOWN = (  # of the settings, in the result
+    *("task_type", "num_encoder_layers", "embed_dim", "num_heads", "dim_feedforward", "conv_kernel_size"),
+    *("vocab_size", "num_beams", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class GenerationPlan:
         num_documents, prompt_tokens, max_new_tokens: the work; every text gets all its tokens.
         batch_size: documents that HIM writes side by side; None for all.
         peer_batch_sizes: those of the uncached ways.
-        rounds: how often everyone has a turn.
+        rounds: how often each way is run.
     """
 
     num_documents: int = 64
@@ -69,8 +73,8 @@ class Way:
 
 
 @dataclass(frozen=True)
-class GenerationTurn:
-    """What was measured in a turn.
+class GenerationRun:
+    """What was measured in a run.
 
     Attributes:
         seconds: for all documents.
@@ -104,36 +108,21 @@ def compare_generation(config: Config, plan: GenerationPlan) -> dict[str, Any]:
     """
     config = _resolved(config, plan)
     ways = plan.ways()
-    turns: dict[str, list[GenerationTurn]] = {name: [] for name in ways}
+    runs: dict[str, list[GenerationRun]] = {name: [] for name in ways}
     for number in range(1, plan.rounds + 1):
         for name, way in ways.items():
-            turn = in_own_process(take_generation_turn, config, plan, way)
-            _say(f"round {number}/{plan.rounds}: {way.label}: {turn.seconds:.2f} s")
-            turns[name].append(turn)
-    peers = [name for name in ways if name != "him"]
-    fastest = min(peers, key=lambda name: Spread.of([turn.seconds for turn in turns[name]]).median)
-    first = turns["him"][0]
-    equal = {first.precision: equal_shares(first.texts, turns[fastest][0].texts)}
-    if first.precision != "fp32":
-        exact = dataclasses.replace(config, precision="fp32")
-        ours, theirs = (in_own_process(take_generation_turn, exact, plan, ways[name]) for name in ("him", fastest))
-        equal["fp32"] = equal_shares(ours.texts, theirs.texts)
-    seconds = {name: [turn.seconds for turn in rounds] for name, rounds in turns.items()}
-    num_tokens = plan.num_documents * plan.max_new_tokens
-    relative = {name: ratios(seconds[name], seconds["him"]).to_dict() for name in peers}
-    shape = (
-        "task_type",
-        "num_encoder_layers",
-        "embed_dim",
-        "num_heads",
-        "dim_feedforward",
-        "conv_kernel_size",
-        "vocab_size",
-    )
+            run = in_own_process(measure_generation_run, config, plan, way)
+            _say(f"round {number}/{plan.rounds}: {way.label}: {run.seconds:.2f} s")
+            runs[name].append(run)
+    seconds = {name: [run.seconds for run in rounds] for name, rounds in runs.items()}
+    baselines = [name for name in ways if name != "him"]
+    fastest = min(baselines, key=lambda name: Spread.of(seconds[name]).median)
+    relative = {name: ratios(seconds[name], seconds["him"]).to_dict() for name in baselines}
+    first = runs["him"][0]
     return {
         "benchmark": "generate",
         "settings": {
-            **{name: getattr(config, name) for name in (*shape, "num_beams", "seed")},
+            **{name: getattr(config, name) for name in SHOWN},
             **dataclasses.asdict(plan),
             "parameters": first.num_parameters,
             "precision": first.precision,
@@ -143,21 +132,36 @@ def compare_generation(config: Config, plan: GenerationPlan) -> dict[str, Any]:
             "num_threads": first.num_threads,
             "packages": {"torch": version("torch")},
         },
-        "contestants": {
-            name: {
-                "label": way.label,
-                **dataclasses.asdict(way),
-                "seconds": Spread.of(seconds[name]).to_dict(),
-                "tokens_per_second": Spread.of([num_tokens / each for each in seconds[name]]).to_dict(),
-                "ms_per_document": Spread.of([1000 * each / plan.num_documents for each in seconds[name]]).to_dict(),
-            }
-            for name, way in ways.items()
-        },
+        "contestants": {name: _figures(way, seconds[name], plan) for name, way in ways.items()},
         "ratios": relative,
         "fastest_peer": fastest,
         "ratio": relative[fastest],
-        "equal_tokens": equal,
+        "equal_tokens": _equal_tokens(config, plan, first, runs[fastest][0], ways[fastest]),
         "distinct_tokens": sum(len(set(text)) for text in first.texts) / len(first.texts),
+    }
+
+
+def _equal_tokens(
+    config: Config, plan: GenerationPlan, ours: GenerationRun, theirs: GenerationRun, baseline: Way
+) -> dict[str, dict[str, float]]:
+    """See `equal_shares`: of these runs and, where they were not in float32, of two more that are; by precision."""
+    equal = {ours.precision: equal_shares(ours.texts, theirs.texts)}
+    if ours.precision != "fp32":
+        exact = dataclasses.replace(config, precision="fp32")
+        both = (plan.ways()["him"], baseline)
+        one, other = (in_own_process(measure_generation_run, exact, plan, way) for way in both)
+        equal["fp32"] = equal_shares(one.texts, other.texts)
+    return equal
+
+
+def _figures(way: Way, seconds: Sequence[float], plan: GenerationPlan) -> dict[str, Any]:
+    num_tokens = plan.num_documents * plan.max_new_tokens
+    return {
+        "label": way.label,
+        **dataclasses.asdict(way),
+        "seconds": Spread.of(seconds).to_dict(),
+        "tokens_per_second": Spread.of([num_tokens / each for each in seconds]).to_dict(),
+        "ms_per_document": Spread.of([1000 * each / plan.num_documents for each in seconds]).to_dict(),
     }
 
 
@@ -175,7 +179,7 @@ def _resolved(config: Config, plan: GenerationPlan) -> Config:
     return task_class(config.task_type).resolve(config)
 
 
-def take_generation_turn(config: Config, plan: GenerationPlan, way: Way) -> GenerationTurn:
+def measure_generation_run(config: Config, plan: GenerationPlan, way: Way) -> GenerationRun:
     """Writes all texts one way, after the beginnings of the first batch to warm up."""
     import torch
 
@@ -199,7 +203,7 @@ def take_generation_turn(config: Config, plan: GenerationPlan, way: Way) -> Gene
         for start in range(0, len(prompts), way.batch_size):
             texts += generate(model, prompts[start : start + way.batch_size], decoder, steps_type)
         seconds = time.perf_counter() - started_at  # the ids are on the CPU: a GPU has done everything
-    return GenerationTurn(
+    return GenerationRun(
         seconds=seconds,
         texts=texts,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),

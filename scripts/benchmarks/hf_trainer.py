@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer as a contestant, with `BertForQuestionAnswering` of HIM's size."""
+"""The Hugging Face Trainer as a baseline, with `BertForQuestionAnswering` of HIM's size."""
 
 import tempfile
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def run_trainer_best(
 
 
 def load_wrapped(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that was prepared for all contestants."""
+    """The tokenizer that was prepared for all systems."""
     return wrap_tokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 

@@ -1,4 +1,4 @@
-"""HIM as a contestant: the step of its own Trainer."""
+"""HIM's part in the training benchmark: the step of its own Trainer."""
 
 import tempfile
 from pathlib import Path

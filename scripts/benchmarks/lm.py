@@ -3,7 +3,7 @@
 Both train a model of the same size with the same numbers on the same tokens, in batches of the same size, with the same
 number of threads: the plain one in float32, HIM in `--precision`. Both are measured on the whole validation text, cut
 into the same windows. Two small differences are left: the plain rate ends at a tenth of the highest one, as nanoGPT has
-it, and HIM's at 0; and HIM turns queries and keys by their place where the plain model adds a learned position.
+it, and HIM's at 0; and HIM rotates queries and keys by their position where the plain model adds a learned position.
 """
 
 import dataclasses
@@ -54,8 +54,8 @@ class LmPlan:
     """How much is measured.
 
     Attributes:
-        rounds: how often each side has a turn.
-        steps: timed steps of a turn; `warmup_steps` those before the clock starts.
+        rounds: how often each side is run.
+        steps: timed steps of a run; `warmup_steps` those before the clock starts.
         train_steps: steps of the one training after which the loss is measured; 0 leaves it out.
         him_train_steps: those of HIM, where it shall have another number, to compare the time to the same loss; None
             for the same.
@@ -84,16 +84,16 @@ def compare_language_models(config: Config, plan: LmPlan) -> dict[str, Any]:
         and max over the rounds, `train_steps` and `loss`, and `train_seconds`, which those steps take at the median
         speed), `ratio` (HIM's tokens per second divided by the plain loop's, round by round), `time_ratio` (the plain
         loop's `train_seconds` divided by HIM's), `loss_difference` (HIM's minus the plain loop's, in nats per token;
-        both are None without a full training) and `turns`.
+        both are None without a full training) and `turns`, every run.
 
     Raises:
         ConfigError: a setting is wrong.
         DataError: the data cannot be had.
     """
-    from scripts.benchmarks.lm_turn import LmJob, prepare_tokens, take_lm_turn
+    from scripts.benchmarks.lm_run import LmJob, measure_lm_run, prepare_tokens
 
     config = task_class("lm").resolve(config)
-    turns: dict[str, list[Any]] = {side: [] for side in LM_LABELS}
+    runs: dict[str, list[Any]] = {side: [] for side in LM_LABELS}
     losses: dict[str, float | None] = dict.fromkeys(LM_LABELS)
     with tempfile.TemporaryDirectory(prefix="him-benchmark-") as name:
         folder = Path(name)
@@ -102,17 +102,17 @@ def compare_language_models(config: Config, plan: LmPlan) -> dict[str, Any]:
         for number in range(1, plan.rounds + 1):
             for side in LM_LABELS:
                 timed = _with_steps(config, max(plan.steps_of(side), plan.warmup_steps + plan.steps))
-                turn = in_own_process(
-                    take_lm_turn, LmJob(side, timed, folder, plan.warmup_steps, plan.steps, scored=False)
+                run = in_own_process(
+                    measure_lm_run, LmJob(side, timed, folder, plan.warmup_steps, plan.steps, scored=False)
                 )
-                _say(f"round {number}/{plan.rounds}: {LM_LABELS[side]}: {turn.ms_per_step:.1f} ms a step")
-                turns[side].append(turn)
+                _say(f"round {number}/{plan.rounds}: {LM_LABELS[side]}: {run.ms_per_step:.1f} ms a step")
+                runs[side].append(run)
         for side in LM_LABELS if plan.train_steps else ():
             steps = plan.steps_of(side)
             job = LmJob(side, _with_steps(config, steps), folder, 0, steps, scored=True)
-            losses[side] = in_own_process(take_lm_turn, job).loss
+            losses[side] = in_own_process(measure_lm_run, job).loss
             _say(f"{steps:,} steps: {LM_LABELS[side]}: {losses[side]:.4f} nats a token")
-    return _result(config, plan, data, turns, losses)
+    return _result(config, plan, data, runs, losses)
 
 
 def _with_steps(config: Config, max_steps: int) -> Config:
@@ -124,13 +124,13 @@ def _result(
     config: Config,
     plan: LmPlan,
     data: Mapping[str, int],
-    turns: Mapping[str, Sequence[Any]],
+    runs: Mapping[str, Sequence[Any]],
     losses: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    first = turns["him"][0]
-    speeds = {side: [turn.tokens_per_second for turn in rounds] for side, rounds in turns.items()}
-    step_ms = {side: Spread.of([turn.ms_per_step for turn in rounds]) for side, rounds in turns.items()}
-    seconds = {side: plan.steps_of(side) * step_ms[side].median / 1000 for side in turns}
+    first = runs["him"][0]
+    speeds = {side: [run.tokens_per_second for run in rounds] for side, rounds in runs.items()}
+    step_ms = {side: Spread.of([run.ms_per_step for run in rounds]) for side, rounds in runs.items()}
+    seconds = {side: plan.steps_of(side) * step_ms[side].median / 1000 for side in runs}
     scored = plan.train_steps > 0
     return {
         "benchmark": "lm",
@@ -152,12 +152,12 @@ def _result(
                 "train_seconds": seconds[side] if scored else None,
                 "loss": losses[side],
             }
-            for side, rounds in turns.items()
+            for side, rounds in runs.items()
         },
         "ratio": ratios(speeds["him"], speeds["plain"]).to_dict(),
         "time_ratio": seconds["plain"] / seconds["him"] if scored else None,
         "loss_difference": losses["him"] - losses["plain"] if scored else None,
-        "turns": {side: [dataclasses.asdict(turn) for turn in rounds] for side, rounds in turns.items()},
+        "turns": {side: [dataclasses.asdict(run) for run in rounds] for side, rounds in runs.items()},
     }
 
 

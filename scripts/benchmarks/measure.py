@@ -1,4 +1,4 @@
-"""What is measured of a contestant: its tokens, its time, its memory, and what the machine could do at best."""
+"""What a benchmark run measures: tokens, time and memory of a system, and what the machine could do at best."""
 
 import resource
 import sys

@@ -24,8 +24,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
             return pool.submit(function, *arguments).result()
     except BrokenProcessPool:
         raise HimError(
-            "a contestant's process was killed, most likely for memory; lower --batch_size, or leave the contestant "
-            "out with --contestants"
+            "a benchmark's process was killed, most likely for memory; lower --batch_size, or leave the system out "
+            "with --systems"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop around `nn.TransformerEncoder` as a contestant: what one writes oneself."""
+"""A plain PyTorch loop around `nn.TransformerEncoder` as a baseline: what one writes oneself."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The data of all contestants, laid out beforehand, so that their turns measure training only."""
+"""The data of all systems, laid out beforehand, so that their runs measure training only."""
 
 from pathlib import Path
 from typing import Any

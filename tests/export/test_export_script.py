@@ -46,6 +46,10 @@ def test_transformers_from_the_command_line(run, tmp_path):
     finished = call_script("export.py", run, "--format", "transformers", "--json")
     assert (finished.status, finished.err) == (0, "")
     said = json.loads(finished.out)
+    assert set(said) == {
+        *("run", "output", "format", "task", "stage", "class", "open_with", "file_mb", "max_difference"),
+        *("largest_output", "checked_shapes"),
+    }
     assert said["output"] == str(default) and said["stage"] == "trained"
     assert said["max_difference"] == json.loads((default / "export.json").read_text())["max_difference"]
 

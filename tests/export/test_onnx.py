@@ -114,6 +114,10 @@ def test_what_is_written(case):
     assert {path.name for path in folder.iterdir()} - {"task.json"} == expected
     assert (folder / "task.json").is_file() == (predictor.task.name == "squad")
     assert json.loads((folder / "export.json").read_text()) == json.loads(json.dumps(report))
+    assert set(report) == {
+        *("format", "task", "stage", "forms", "opset", "inputs", "outputs", "max_difference", "largest_output"),
+        "checked_shapes",
+    }
     assert report["max_difference"] <= 1e-5 and report["opset"] >= 18
     batches, lengths = zip(*report["checked_shapes"], strict=True)
     assert {1, 3} <= set(batches) and len(set(lengths)) >= 2

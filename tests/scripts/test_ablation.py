@@ -92,6 +92,14 @@ def test_the_report_has_the_numbers_of_the_runs(done):
     folder, _ = done
     report = json.loads((folder / "ablation.json").read_text())
     assert [step["step"] for step in report["steps"]] == ["1_naive", "3_features"]
+    assert set(report) == {"num_questions", "steps"}
+    for step in report["steps"]:
+        assert set(step) == {
+            *("step", "adds", "config", "seeds", "parameters", "F1", "F1_spread", "F1_interval", "Exact_Match"),
+            *("minutes", "runs"),
+        }
+        names = {"seed", "F1", "F1_interval", "Exact_Match", "best_epoch", "minutes", "parameters", "curve"}
+        assert all(set(run) == names for run in step["runs"])
     for step in report["steps"]:
         assert step["seeds"] == [0, 1] and step["config"]["num_epochs"] == 2
         for run in step["runs"]:
@@ -136,7 +144,9 @@ def test_one_seed_has_an_interval(done, data, configs, monkeypatch):
     said = call(data, "--configs", configs, "--output_dir", folder, "--only", "3_features", "--json")
     for name, content in before.items():
         (folder / name).write_bytes(content)
-    (step,) = json.loads(said.out)["steps"]
+    report = json.loads(said.out)
+    assert set(report) == {"num_questions", "steps", "table", "picture"}
+    (step,) = report["steps"]
     low, high = step["F1_interval"]
     assert (step["seeds"], step["F1_spread"]) == ([0], None) and low < high
     assert "finished before" in said.err

@@ -160,6 +160,7 @@ def test_missing_peers_are_named_with_the_mend():
         (["train", "--embed_dim", "250"], "--embed_dim 250 is not divisible by --num_heads 8"),
         (["train", "--device", "cuda:1"], "--device cuda:1: the benchmark takes auto, cpu or cuda"),
         (["features", "--train_file", "nowhere.json"], "nowhere.json"),
+        (["train", "--systems", "nobody"], "nobody"),
         (["train", "--contestants", "nobody"], "nobody"),
     ],
 )
@@ -182,6 +183,7 @@ def test_training_benchmark_prints_one_json_object():
     finished = benchmark(*TINY, "--json")
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
+    assert result["settings"]["contestants"] == list(result["turns"]) == list(result["contestants"])
     assert list(result["contestants"]) == ["trainer", "trainer_best", "plain", "him"]
     assert result["contestants"]["trainer"]["precision"] == "fp32"
     for figures in result["contestants"].values():

@@ -26,10 +26,10 @@ from scripts.benchmarks.generate import (
     build_model,
     equal_shares,
     generation_table,
-    take_generation_turn,
+    measure_generation_run,
 )
 from scripts.benchmarks.lm import LM_LABELS, LM_SETTINGS, LmPlan, language_model_table
-from scripts.benchmarks.lm_turn import LmJob, him_side, plain_side, take_lm_turn, validation_loss
+from scripts.benchmarks.lm_run import LmJob, him_side, measure_lm_run, plain_side, validation_loss
 from scripts.benchmarks.plain_lm import PlainGPT, plain_lr_at, random_crops
 from tests.small_runs import ROOT
 
@@ -140,11 +140,11 @@ def test_both_sides_score_the_whole_text_alike(config, task, tmp_path):
 
 @pytest.mark.parametrize("side", ["plain", "him"])
 def test_turn_measures_and_scores(config, side, tmp_path):
-    turn = take_lm_turn(LmJob(side, config, tmp_path, num_warmup=1, num_timed=3, scored=True))
-    assert turn.ms_per_step > 0 and turn.precision == "fp32"
-    assert turn.tokens_per_second == pytest.approx(1000 * 4 * 64 / turn.ms_per_step)
-    assert 0 < turn.loss < 8
-    assert take_lm_turn(LmJob(side, config, tmp_path, 1, 1, scored=False)).loss is None
+    run = measure_lm_run(LmJob(side, config, tmp_path, num_warmup=1, num_timed=3, scored=True))
+    assert run.ms_per_step > 0 and run.precision == "fp32"
+    assert run.tokens_per_second == pytest.approx(1000 * 4 * 64 / run.ms_per_step)
+    assert 0 < run.loss < 8
+    assert measure_lm_run(LmJob(side, config, tmp_path, 1, 1, scored=False)).loss is None
 
 
 def test_plain_side_stays_in_float32(config, task, tmp_path):
@@ -165,7 +165,7 @@ def generation_config(**changes) -> Config:
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_all_ways_write_the_same_in_float32(task_type, num_beams):
     config = generation_config(task_type=task_type, num_beams=num_beams)
-    texts = [take_generation_turn(config, SMALL_PLAN, way).texts for way in SMALL_PLAN.ways().values()]
+    texts = [measure_generation_run(config, SMALL_PLAN, way).texts for way in SMALL_PLAN.ways().values()]
     assert len(texts) == 3 and texts[0] == texts[1] == texts[2]
     assert [len(text) for text in texts[0]] == [6, 6, 6], "no text ends early"
     assert min(itertools.chain(*texts[0])) >= 5, "no special tokens"
@@ -175,7 +175,7 @@ def test_texts_are_not_one_token_for_ever():
     """At the default shape; with the weights that training starts from, each text is one token again and again."""
     plan = GenerationPlan(num_documents=4, prompt_tokens=32, max_new_tokens=12)
     config = _resolved(Config(task_type="lm", vocab_size=8192, precision="fp32"), plan)
-    texts = take_generation_turn(config, plan, Way(cached=True, batch_size=4)).texts
+    texts = measure_generation_run(config, plan, Way(cached=True, batch_size=4)).texts
     assert min(len(set(text)) for text in texts) >= 4
     assert len(set(map(tuple, texts))) == 4, "each document has its own"
 

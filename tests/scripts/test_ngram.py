@@ -168,6 +168,9 @@ def test_a_run_is_compared_on_its_own_data():
     assert finished.status == 0, finished.err
     assert tree(run.parent) == before, "nothing is written beside the run"
     result = json.loads(finished.out)
+    assert set(result) == {
+        *("benchmark", "run", "data", "run_bits_per_byte", "ngram_bits_per_byte", "difference", "seconds")
+    }
     measured = json.loads((run / "best" / "metrics.json").read_text(encoding="utf-8"))
     assert result["run_bits_per_byte"] == measured["Bits_Per_Byte"]
     # The same targets and bytes: what the run measured tells how many there were of each.

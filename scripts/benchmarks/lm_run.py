@@ -1,4 +1,4 @@
-"""A side's turn in the language-model benchmark: in a process of its own it trains, is timed, and scores a text."""
+"""A side's run in the language-model benchmark: in a process of its own it trains, is timed, and scores a text."""
 
 import tempfile
 import time
@@ -19,15 +19,15 @@ from him.tasks.base import Task
 from him.tasks.lm.task import LanguageModelingTask
 from him.tasks.lm.windows import scoring_windows
 from him.training.trainer import LOG_EVERY_STEPS, Trainer
+from scripts.benchmarks.benchmark_run import cpu_name
 from scripts.benchmarks.plain_lm import PlainGPT, plain_steps
-from scripts.benchmarks.turn import cpu_name
 
 SCORING_TOKENS = 8192  # in a batch of validation windows
 
 
 @dataclass(frozen=True)
 class LmJob:
-    """What a turn is to do.
+    """What a run is to do.
 
     Attributes:
         side: a key of `SIDES`.
@@ -47,8 +47,8 @@ class LmJob:
 
 
 @dataclass(frozen=True)
-class LmTurn:
-    """What was measured in a turn.
+class LmRun:
+    """What was measured in a run.
 
     Attributes:
         ms_per_step: milliseconds.
@@ -79,7 +79,7 @@ def prepare_tokens(config: Config) -> dict[str, int]:
     }
 
 
-def take_lm_turn(job: LmJob) -> LmTurn:
+def measure_lm_run(job: LmJob) -> LmRun:
     """Trains one side and measures it."""
     compute = choose_compute(job.config.device, job.config.precision, job.config.num_threads)
     task = LanguageModelingTask.prepare(job.config)
@@ -91,7 +91,7 @@ def take_lm_turn(job: LmJob) -> LmTurn:
     num_tokens = sum(next(side.steps) for _ in range(job.num_timed))
     seconds = _now(side.compute) - started_at
     side.steps.close()
-    return LmTurn(
+    return LmRun(
         ms_per_step=1000 * seconds / job.num_timed,
         tokens_per_second=num_tokens / seconds,
         loss=validation_loss(side, task.corpus.validation.ids, job.config.max_seq_len) if job.scored else None,

@@ -1,4 +1,4 @@
-"""A contestant's turn: in a process of its own it trains a few steps and is measured."""
+"""A benchmark run: in a process of its own, HIM or one of its baselines trains a few steps and is measured."""
 
 import dataclasses
 import importlib
@@ -12,8 +12,8 @@ from him.config import Config
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Who takes part.
+class System:
+    """What is measured: HIM, or a baseline.
 
     Attributes:
         label: its name in the table.
@@ -27,27 +27,27 @@ class Contestant:
     precision: str | None = None
 
 
-CONTESTANTS = {
-    "trainer": Contestant("HF Trainer, run_qa defaults", "hf_trainer", "run_trainer_default", "fp32"),
-    "trainer_best": Contestant("HF Trainer, at its best", "hf_trainer", "run_trainer_best"),
-    "plain": Contestant("nn.TransformerEncoder, plain loop", "plain_loop", "run_plain"),
-    "him": Contestant("HIM", "him_step", "run_him"),
+SYSTEMS = {
+    "trainer": System("HF Trainer, run_qa defaults", "hf_trainer", "run_trainer_default", "fp32"),
+    "trainer_best": System("HF Trainer, at its best", "hf_trainer", "run_trainer_best"),
+    "plain": System("nn.TransformerEncoder, plain loop", "plain_loop", "run_plain"),
+    "him": System("HIM", "him_step", "run_him"),
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a turn is to do.
+    """What a run is to do.
 
     Attributes:
-        contestant: a key of `CONTESTANTS`.
+        system: a key of `SYSTEMS`.
         config: sizes, batch, seed, threads, device.
         folder: with the data that `prepare` laid out.
         num_warmup, num_timed: steps.
-        options: what only this contestant takes.
+        options: what only this system takes.
     """
 
-    contestant: str
+    system: str
     config: Config
     folder: Path
     num_warmup: int
@@ -56,8 +56,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What was measured in a turn.
+class BenchmarkRun:
+    """What was measured in a run.
 
     Attributes:
         tokens_per_second: real tokens, padding not counted.
@@ -86,17 +86,17 @@ class Turn:
     num_threads: int
 
 
-def take_turn(job: Job) -> Turn:
-    """Measures the machine's peak, lets the contestant train, and returns what came out."""
+def measure_run(job: Job) -> BenchmarkRun:
+    """Measures the machine's peak, lets the system train, and returns what came out."""
     from him.core.compute import choose_compute
     from scripts.benchmarks.measure import Meter, gemm_peak
 
-    contestant = CONTESTANTS[job.contestant]
-    config = dataclasses.replace(job.config, precision=contestant.precision or job.config.precision)
+    system = SYSTEMS[job.system]
+    config = dataclasses.replace(job.config, precision=system.precision or job.config.precision)
     compute = choose_compute(config.device, config.precision, config.num_threads)
     peak = gemm_peak(compute)
     train: Callable[..., None] = getattr(
-        importlib.import_module(f"scripts.benchmarks.{contestant.module}"), contestant.function
+        importlib.import_module(f"scripts.benchmarks.{system.module}"), system.function
     )
     meter = Meter(compute, job.num_warmup, job.num_timed)
     meter.imports_done()
@@ -104,14 +104,14 @@ def take_turn(job: Job) -> Turn:
     return _measured(config, compute, meter, peak)
 
 
-def _measured(config: Config, compute: Any, meter: Any, peak: float) -> Turn:
+def _measured(config: Config, compute: Any, meter: Any, peak: float) -> BenchmarkRun:
     import torch
 
     from scripts.benchmarks.measure import device_peak_mb, resident_mb, training_flops
 
     lengths, peak_mb = meter.row_lengths, resident_mb("VmHWM")
     flops = training_flops(lengths, config.num_encoder_layers, config.embed_dim, config.dim_feedforward)
-    return Turn(
+    return BenchmarkRun(
         tokens_per_second=sum(lengths) / meter.seconds,
         share_of_peak=flops / meter.seconds / peak,
         ms_per_step=1000 * meter.seconds / meter.num_timed,
