@@ -80,9 +80,10 @@ def test_roles_that_are_not_known():
 
 def test_where_the_derived_lists_are_used():
     """By name, so that a list kept by hand again would be found here."""
+    from him.cli import compress, evaluate, predict
+    from him.cli.command import Program
     from him.runs.untrusted import OWN
     from him.workflows import resume
-    from scripts import compress, evaluate, predict
     from scripts.experiments import ablation
 
     assert sorted(resume.MAY_CHANGE) == sorted(MAY_CHANGE.split())
@@ -91,6 +92,10 @@ def test_where_the_derived_lists_are_used():
     assert set(evaluate.SETTINGS) == DERIVED["flags of scripts/evaluate.py"][0]()
     assert set(compress.MOVED) == DERIVED["flags of scripts/compress.py"][0]()
     assert compress.SETTINGS == with_role("compression")
-    options = {option for action in predict.build_parser()._actions for option in action.option_strings}
+    options = {
+        option
+        for action in predict.build_parser(Program("predict.py", "predict.py"))._actions
+        for option in action.option_strings
+    }
     assert {f"--{name}" for name in with_role("decoding", "records")} <= options
     assert OWN["cache_dir"] == ("squad-*", "pairs-*", "corpus-*", "pretrained-*")
