@@ -34,8 +34,6 @@ ALLOWED["scripts"] = ALLOWED["entry"]
 ALLOWED["him"] = tuple(room for room in ALLOWED if room not in ("entry", "scripts"))
 # Left from the old layout, to be mended.
 KNOWN = {
-    ("him.data.unlabelled", "him.tasks.lm.sources"),
-    ("him.data.unlabelled", "him.tasks.squad.reader"),
     ("him.runs.init_from", "him.compression.quantization"),
     ("him.runs.models", "him.compression.quantization"),
 }

@@ -42,7 +42,7 @@ from him.model.embeddings import hold_in_bf16
 from him.runs.checkpoint import Checkpoints, load_weights, save_model
 from him.runs.models import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage, stage_in
 from him.runs.records import MetricWriter
-from him.tasks.base import Task
+from him.tasks.base import DistillableTask, Task
 from him.training.distillation import TaughtTask, apply_masks
 from him.training.trainer import Interrupted, Trainer
 
@@ -259,7 +259,9 @@ class _Compression:
         masks = {}
         if self.config.pruning_method == "magnitude":
             masks = nonzero_masks(student)
-        taught = TaughtTask(task.with_config(config), self.trained, config.fine_tune_distillation_weight, masks)
+        distills = isinstance(self.task, DistillableTask)
+        share = config.fine_tune_distillation_weight if distills else 0.0
+        taught = TaughtTask(task.with_config(config), self.trained, share, masks)
         checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         checkpoint = checkpoints.load_newest()
         if checkpoint is None:
@@ -268,7 +270,8 @@ class _Compression:
         torch.manual_seed(config.seed)
         trainer = Trainer(taught, config, folder, self.compute, student, checkpoint)
         trainer.restore_best()
-        print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, taught by the unpruned model", flush=True)
+        how = "taught by the unpruned model" if distills else f"on labels alone: {task.name} has no distillation loss"
+        print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, {how}", flush=True)
         if trainer.state.best_value is None:
             trainer.evaluate()
         try:

@@ -16,7 +16,7 @@ from him.data.sample import squad_sample, summarization_sample, text_sample
 from him.model.generative import GenerativeModel, padded
 from him.tasks.base import Task
 from him.tasks.squad.batches import SquadBatches
-from him.tasks.squad.features import build_features
+from him.tasks.squad.features import FeatureOptions, build_features
 from him.tasks.squad.reader import squad_from_document
 from him.tasks.squad.task import SquadTask
 from him.tasks.summarization.features import PairBatches, build_pair_features
@@ -135,7 +135,7 @@ def squad_batches(task: SquadTask) -> list[dict[str, Tensor]]:
     """Windows of a few built-in questions."""
     config = task.config
     data = squad_from_document(squad_sample(0, 0, 8)[1], "the built-in sample")
-    features = build_features(data, task.tokenizer, config.max_seq_len, 0, task.frequencies)[0]
+    features = build_features(data, task.tokenizer, FeatureOptions(config.max_seq_len, 0), task.frequencies)[0]
     ids = tuple(special_id(task.tokenizer, token) for token in (PAD, CLS, SEP))
     batches = SquadBatches(features, ids, config.max_seq_len, config.lexical_features)
     by_length = np.argsort(batches.lengths, kind="stable")

@@ -111,8 +111,8 @@ class InputEmbedding(nn.Module):
         """Embeds tokens as (B, L, D).
 
         Args:
-            batch: `input_ids` (B, L); `token_type_ids` (B, L) if there are segments; `places` (B, L) where they are not
-                0, 1, 2, ...; the lexical fields if there are any.
+            batch: `input_ids` (B, L); `token_type_ids` (B, L) if there are segments; `positions` (B, L) where they are
+                not 0, 1, 2, ...; the lexical fields if there are any.
         """
         ids_BL = batch["input_ids"]
         if self.training and self.word_dropout > 0:
@@ -122,8 +122,8 @@ class InputEmbedding(nn.Module):
         if self.segments is not None:
             x_BLD = x_BLD + self.segments(batch["token_type_ids"])
         if self.positions is not None:
-            places = batch.get("places", torch.arange(ids_BL.shape[1], device=ids_BL.device))
-            x_BLD = x_BLD + self.positions(places)
+            positions = batch.get("positions", torch.arange(ids_BL.shape[1], device=ids_BL.device))
+            x_BLD = x_BLD + self.positions(positions)
         if self.lexical is not None:
             x_BLD = x_BLD + self.lexical(batch, self.tokens(batch["focus_ids"]))
         return self.dropout(self.norm(x_BLD))

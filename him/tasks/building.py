@@ -13,6 +13,7 @@ from him.data.batching import SamplingWeights
 from him.metrics.bertscore import find_scorer_model
 from him.model.embeddings import InputEmbedding, LexicalEmbedding
 from him.model.encoder import Encoder
+from him.tasks.base import DistillableTask, PretrainableTask, Task
 from him.text.tokenizer import MASK, load_tokenizer, parse_tokenizer, special_id
 
 
@@ -91,6 +92,18 @@ def build_encoder(config: Config, causal: bool) -> Encoder:
     )
     _set_eps(encoder, config)
     return encoder
+
+
+def check_capabilities(task: type[Task], config: Config) -> None:
+    """Raises ConfigError if the settings ask for what a task cannot do."""
+    if config.pretrain_epochs and not issubclass(task, PretrainableTask):
+        raise ConfigError(
+            f"--pretrain_epochs {config.pretrain_epochs}: --task_type {task.name} has no pretraining; leave it out"
+        )
+    if config.teacher is not None and not issubclass(task, DistillableTask):
+        raise ConfigError(
+            f"--teacher {config.teacher}: --task_type {task.name} cannot learn from a teacher; leave it out"
+        )
 
 
 def check_sampling(config: Config) -> None:

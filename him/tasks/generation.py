@@ -1,4 +1,4 @@
-"""What tasks that write text have in common."""
+"""Text generation: what the tasks that write text have in common."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from him.config import Config
 from him.model.generation import Decoder
 from him.model.repeated_words import RepeatedWords
-from him.tasks.base import LossSums, Task
+from him.tasks.base import DistillableTask, LossSums
 from him.text.tokenizer import CLS, MASK, PAD, SEP, UNK, piece_texts, special_id
 
 
@@ -27,7 +27,7 @@ class Generation:
     num_cut: int = 0
 
 
-class GenerationTask(Task):
+class GenerationTask(DistillableTask):
     """A task whose model makes its own loss of a batch (see `LanguageModel.loss`)."""
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:

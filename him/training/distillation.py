@@ -34,6 +34,10 @@ class TaughtTask:
         self.share = share
         self.masks = masks
 
+    @property
+    def __class__(self) -> type:
+        return type(self.task)  # whose capabilities it has
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
 
@@ -44,7 +48,7 @@ class TaughtTask:
         return f"{self.task.train_digest}-{content_digest(*weights)}"
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        """See `Task.distillation_loss`."""
+        """See `DistillableTask.distillation_loss`."""
         apply_masks(model, self.masks)
         if not self.share:
             return self.task.loss(model, batch)

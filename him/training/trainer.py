@@ -28,7 +28,7 @@ from him.runs.checkpoint import (
 )
 from him.runs.environment import describe_environment
 from him.runs.records import MetricWriter
-from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
+from him.tasks.base import LOWER_IS_BETTER, AttentionTask, Evaluation, Task
 from him.training.gradients import Gradients
 from him.training.loop_state import LoopState, new_means
 from him.training.non_finite import all_finite, first_not_finite
@@ -350,7 +350,7 @@ class Trainer:
             with self.interruption.cutting_short():
                 evaluation = self.task.evaluate(self.model, self.compute)
                 examples = []
-                if draw_attention and self.config.attention_examples:
+                if draw_attention and self.config.attention_examples and isinstance(self.task, AttentionTask):
                     examples = self.task.attention_examples(self.model, self.compute, self.config.attention_examples)
             self._record(evaluation, examples)
         finally:

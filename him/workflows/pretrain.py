@@ -17,7 +17,7 @@ from him.core.files import sync, verify_folder, write_folder
 from him.data.cache import cache_folder, cached_folder, content_digest, fingerprint
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_tensors
 from him.runs.records import MetricWriter
-from him.tasks.base import Task
+from him.tasks.base import PretrainableTask, Task, TrainingTask
 from him.training.trainer import Interrupted, Trainer
 
 PRETRAINING_VERSION = 2  # counted up when pretraining with the same settings and data comes out differently
@@ -45,6 +45,7 @@ def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run
     """
     if not config.pretrain_epochs:
         return
+    assert isinstance(task, PretrainableTask), f"{task.name} has no pretraining"
     pretraining = task.pretraining()
     settings = [(name, getattr(pretraining.config, name)) for name in SETTINGS]
     begins_with = content_digest(*(tensor.float().cpu().numpy() for tensor in model.state_dict().values()))
@@ -84,7 +85,9 @@ def _is_whole(kept: Path) -> bool:
     return True
 
 
-def _train(pretraining: Task, begins_with: nn.Module, compute: Compute, folder: Path, run: Path, kept: Path) -> None:
+def _train(
+    pretraining: TrainingTask, begins_with: nn.Module, compute: Compute, folder: Path, run: Path, kept: Path
+) -> None:
     """The usual trainer in a folder of its own; its last weights are kept for this run and for others."""
     checkpoint = begun_pretraining(run)
     if checkpoint is not None:

@@ -26,13 +26,14 @@ from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
 from him.core.signals import raise_if_stopped, signal_of
-from him.data.unlabelled import check_names
+from him.data.document_files import check_names
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_model
 from him.runs.environment import describe_environment, differences
 from him.runs.init_from import find_model
 from him.runs.untrusted import check_files, check_places, check_writable
 from him.tasks import task_class
 from him.tasks.base import Task
+from him.tasks.building import check_capabilities
 from him.text.tokenizer import parse_tokenizer
 from him.training.distillation import taught_by_run, teacher_folder
 from him.training.trainer import Interrupted, Trainer
@@ -338,7 +339,9 @@ def prepare_task(config: Config, compute: Compute, run: Path | None = None) -> T
         raise ConfigError("--pretrain_files without --pretrain_epochs: nothing would read them; name how many epochs")
     if run is None:
         check_names(config.pretrain_files)
-    task = task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
+    cls = task_class(config.task_type)
+    check_capabilities(cls, config)
+    task = cls.prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
     return taught_by_run(task, config, compute)
 
 

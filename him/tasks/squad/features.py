@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from tokenizers import Tokenizer
 
+from him.config import Config
 from him.core.errors import ConfigError
 from him.core.ragged import Ragged, offsets_of
-from him.data.cache import Columns
+from him.data.cache import Columns, content_digest
 from him.tasks.squad.lexical import (
     SHAPES,
     DocumentFrequencies,
@@ -28,6 +29,23 @@ from him.text.tokenizer import EncodedTexts, encode_texts
 NUM_SPECIAL = 3
 MAX_QUESTION_TOKENS = 64
 NO_ARTICLE = DocumentFrequencies(0, {})
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """The settings that features depend on, beside the tokenizer: prepared data is kept under them.
+
+    Attributes:
+        max_seq_len, doc_stride: see `cut_windows`.
+    """
+
+    max_seq_len: int
+    doc_stride: int
+
+    @classmethod
+    def of(cls, config: Config) -> "FeatureOptions":
+        """Those of a run."""
+        return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,12 @@ class SquadFeatures:
         """(W,) int64 tokens of each window's sequence, special tokens included."""
         question_lengths = self.questions.ids.lengths[self.window_question]
         return question_lengths + (self.window_end - self.window_start) + NUM_SPECIAL
+
+    @property
+    def digest(self) -> str:
+        """Tells these data from other ones: by the pieces of all questions and contexts, and by the answers."""
+        parts = (self.questions.ids, self.contexts.ids, self.answers, self.context_of)
+        return content_digest(*parts, self.window_question, self.window_start, self.window_end)
 
     def to_columns(self) -> Columns:
         """The same as flat columns, for the cache."""
@@ -166,8 +190,7 @@ def find_spans(
 def build_features(
     data: SquadData,
     tokenizer: Tokenizer,
-    max_seq_len: int,
-    doc_stride: int,
+    options: FeatureOptions,
     frequencies: DocumentFrequencies | None,
     articles: Mapping[str, DocumentFrequencies] | None = None,
 ) -> tuple[SquadFeatures, DocumentFrequencies]:
@@ -176,7 +199,7 @@ def build_features(
     Args:
         data: paragraphs with their questions.
         tokenizer: cuts the texts.
-        max_seq_len, doc_stride: see `cut_windows`.
+        options: of the windows.
         frequencies: counted on the training contexts, or None for the training data themselves: then they are counted
             on these contexts, and each one is given the IDF that it would have if its own article were not there. A
             word of its subject is as rare then as such words are in the new articles that the model will read.
@@ -184,7 +207,7 @@ def build_features(
             (`count_articles`), each of which is left out in the same way.
 
     Returns:
-        The features, and the frequencies that was used.
+        The features, and the frequencies that were used.
 
     Raises:
         ConfigError: the windows are too short.
@@ -199,7 +222,7 @@ def build_features(
         encode_texts(tokenizer, [question.text.strip() for question in questions]), MAX_QUESTION_TOKENS
     )
     window_question, window_start, window_end = cut_windows(
-        encoded_questions.ids.lengths, encoded_contexts.ids.lengths[context_of], max_seq_len, doc_stride
+        encoded_questions.ids.lengths, encoded_contexts.ids.lengths[context_of], options.max_seq_len, options.doc_stride
     )
     question_words = context_words([question.text.strip() for question in questions], encoded_questions)
     words_of_contexts = context_words(context_texts, encoded_contexts)

@@ -133,7 +133,7 @@ class SummarizationModel(GenerativeModel):
         log_weights_NS, gate_N = log_weights_BTS.flatten(0, 1)[chosen_N], gate_BT.flatten()[chosen_N]
         return _Predictions(vocabulary_NV, _Copied(log_weights_NS, gate_N, ids_BL[chosen_N // places_BT.shape[1]]))
 
-    def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, SummaryDecoding]:
+    def prefill(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, SummaryDecoding]:
         ids_BP, mask_BP = padded(prompts, self.device)
         cache = DecodingCache.empty(mask_BP, len(self.encoder.blocks), num_hypotheses)
         batch = {"input_ids": ids_BP, "token_type_ids": torch.zeros_like(ids_BP)}
@@ -147,10 +147,10 @@ class SummarizationModel(GenerativeModel):
         log_probabilities_BV = self._log_probabilities(last_positions(hidden_BPD, mask_BP)[:, None], last_B1, source)
         return log_probabilities_BV, SummaryDecoding(cache, source.repeat(num_hypotheses) if source else None)
 
-    def advance(self, ids_N: Tensor, decoding: SummaryDecoding) -> Tensor:
+    def decode_step(self, ids_N: Tensor, decoding: SummaryDecoding) -> Tensor:
         ids_N1 = ids_N[:, None]
         batch = {"input_ids": ids_N1, "token_type_ids": torch.ones_like(ids_N1)}
-        x_N1D = self.embedding({**batch, "places": decoding.cache.positions_N[:, None]})
+        x_N1D = self.embedding({**batch, "positions": decoding.cache.positions_N[:, None]})
         return self._log_probabilities(self.encoder.decode(x_N1D, decoding.cache), ids_N1, decoding.source)
 
     def recompute(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from him.tasks.squad.batches import SquadBatches, first_pieces, last_pieces
-from him.tasks.squad.features import build_features
+from him.tasks.squad.features import FeatureOptions, build_features
 from him.tasks.squad.lexical import QUESTION_CLASSES, SCALARS, SHAPES
 
 SPECIAL_IDS = (0, 2, 3)
@@ -16,7 +16,7 @@ CONTEXT = "The cats sat."
 @pytest.fixture(scope="module")
 def batches(tokenizer, squad_data):
     def make(*paragraphs, max_seq_len=16, doc_stride=2, lexical=True):
-        features, _ = build_features(squad_data(*paragraphs), tokenizer, max_seq_len, doc_stride, None)
+        features, _ = build_features(squad_data(*paragraphs), tokenizer, FeatureOptions(max_seq_len, doc_stride), None)
         return SquadBatches(features, SPECIAL_IDS, max_seq_len, lexical)
 
     return make
