@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from him.config import Config
+from him.core.errors import ConfigError
 
 if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
     from him.attention_maps import AttentionExample
     from him.core.compute import Compute
     from him.data.batching import SamplingWeights
+    from him.tasks.exporting import Graph, Outputs, StockExport
 
 # Where neither a task nor the user says otherwise.
 DEFAULTS = {
@@ -276,3 +278,33 @@ class AttentionTask(Task):
     @abstractmethod
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention of a few validation examples, the same ones at each call."""
+
+
+class ExportableTask(Task):
+    """A task whose model other programs can run (`scripts/export.py`).
+
+    Attributes:
+        export_settings: for evaluating an exported model, which has its outputs and nothing else.
+    """
+
+    export_settings: ClassVar[dict[str, Any]] = {}
+
+    @abstractmethod
+    def export_graph(self, model: nn.Module) -> Graph:
+        """What is exported of a model, with real inputs."""
+
+    @abstractmethod
+    def exported_model(self, outputs: Outputs) -> nn.Module:
+        """An exported model in the place of a trained one, for evaluations with `export_settings`.
+
+        Args:
+            outputs: computes what the graph of `export_graph` computes.
+        """
+
+    def stock_export(self) -> StockExport:
+        """How stock classes of `transformers` compute what the model does.
+
+        Raises:
+            ConfigError: none does.
+        """
+        raise ConfigError(f"--format transformers: no stock class for --task_type {self.name}; use --format onnx")

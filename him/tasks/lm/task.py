@@ -26,8 +26,10 @@ from him.model.initialization import initialize
 from him.tasks.base import AttentionTask, Evaluation, PretrainableTask, StreamingTask
 from him.tasks.building import build_embedding, build_encoder, given_tokenizer
 from him.tasks.evaluation import diversity, mean_loss
+from him.tasks.exporting import Graph
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
 from him.tasks.lm.corpus import PreparedCorpus, TokenText, encode_documents, prepare_corpus
+from him.tasks.lm.export import LanguageModelStock, example_batches, next_token_graph
 from him.tasks.lm.model import LanguageModel
 from him.tasks.lm.pretraining import LanguageModelingPretraining
 from him.tasks.lm.prompts import read_prompts
@@ -265,6 +267,16 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
             special=[id == self.end_id for id in ids],
             sections=(("text", 0, len(ids) - 1),),
         )
+
+    # -- export --------------------------------------------------------------------------------------------------------
+
+    def export_graph(self, model: nn.Module) -> Graph:
+        """See `next_token_graph`."""
+        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+
+    def stock_export(self) -> LanguageModelStock:
+        """See `LanguageModelStock`."""
+        return LanguageModelStock(self.config, self.tokenizer, example_batches(self.config, self.tokenizer))
 
 
 def _size_note(corpus: PreparedCorpus) -> str:

@@ -6,7 +6,6 @@ Rajpurkar et al. 2016 (arXiv:1606.05250), 2018 (arXiv:1806.03822).
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.config import Config
 from him.core.compute import Compute
-from him.core.errors import CheckpointError
 from him.data.batching import SamplingWeights
 from him.data.cache import cache_folder
 from him.model.embeddings import LexicalEmbedding
@@ -34,23 +32,21 @@ from him.tasks.building import (
     given_tokenizer,
     sampling_of,
 )
-from him.tasks.evaluation import BertScores, diversity
-from him.tasks.squad.answers import Answer, Answers, answer_all, score_answers
-from him.tasks.squad.attention import attention_examples, first_to_last
+from him.tasks.squad.attention import attention_examples
 from him.tasks.squad.augmentation import augment
 from him.tasks.squad.batches import SquadBatches, dummy_batch
-from him.tasks.squad.features import FeatureOptions, SquadFeatures, build_features, count_articles
+from him.tasks.squad.features import FeatureOptions, SquadFeatures, count_articles
+from him.tasks.squad.inference import SquadInference
 from him.tasks.squad.lexical import SCALARS, SIZES, DocumentFrequencies
 from him.tasks.squad.loss import distilled_span_loss, span_loss
 from him.tasks.squad.model import QuestionAnsweringModel, SpanOutput
 from him.tasks.squad.prepared import prepare_features, prepare_squad
 from him.tasks.squad.pretraining import SquadPretraining
-from him.tasks.squad.reader import SquadData, read_squad, squad_from_document
+from him.tasks.squad.reader import SquadData
 from him.tasks.squad.sources import first_questions, load_squad
-from him.text.tokenizer import CLS, PAD, SEP, parse_tokenizer, special_id
 
 
-class SquadTask(PretrainableTask, DistillableTask, AttentionTask):
+class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask):
     """Finds the answer to a question as a span of its context."""
 
     name: ClassVar[str] = "squad"
@@ -72,11 +68,7 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask):
     def __init__(
         self, config: Config, tokenizer: Tokenizer, frequencies: DocumentFrequencies, has_impossible: bool
     ) -> None:
-        self.config = config
-        self.tokenizer = tokenizer
-        self.frequencies = frequencies
-        self.has_impossible = has_impossible
-        self.no_answer_threshold = 1.0
+        super().__init__(config, tokenizer, frequencies, has_impossible)
         self.train: SquadData | None = None
         self.train_batches: SquadBatches | None = None
         self._features_of_train: SquadFeatures | None = None
@@ -84,7 +76,6 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask):
         self.validation: SquadData | None = None
         self.validation_features: SquadFeatures | None = None
         self._notes: tuple[str, ...] = ()
-        self._bertscores = BertScores(config.bertscore_model)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -130,10 +121,6 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask):
         counted = (self.frequencies, self._articles)
         options, cache_dir = FeatureOptions.of(self.config), cache_folder(self.config)
         return self._batches(prepare_features(data, self.tokenizer, options, *counted, cache_dir))
-
-    def _batches(self, features: SquadFeatures) -> SquadBatches:
-        special_ids = tuple(special_id(self.tokenizer, token) for token in (PAD, CLS, SEP))
-        return SquadBatches(features, special_ids, self.config.max_seq_len, self.config.lexical_features)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -181,31 +168,6 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask):
         """See `SquadBatches.batch`."""
         return self.train_batches.batch(examples)
 
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json`, and `task.json` with document frequencies and the no-answer threshold."""
-        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
-        state = {
-            "has_impossible": self.has_impossible,
-            "no_answer_threshold": self.no_answer_threshold,
-            "rarity": self.frequencies.to_json(),
-        }
-        (folder / "task.json").write_text(json.dumps(state), encoding="utf-8")
-
-    @classmethod
-    def restore(cls, config: Config, folder: Path) -> SquadTask:
-        """The task as `save` left it."""
-        path = folder / "task.json"
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            frequencies = DocumentFrequencies.from_json(state["rarity"])
-            task = cls(config, parse_tokenizer(folder / "tokenizer.json"), frequencies, bool(state["has_impossible"]))
-            task.no_answer_threshold = float(state["no_answer_threshold"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error}); train the run again") from None
-        return task
-
     # -- model ---------------------------------------------------------------------------------------------------------
 
     def build_model(self) -> QuestionAnsweringModel:
@@ -248,73 +210,7 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask):
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """F1 and Exact_Match of all validation questions; BERTScore of `--bertscore_samples` of them unless `final`."""
         num_scored = None if final and self.config.bertscore_samples else self.config.bertscore_samples
-        return self._evaluate(model, compute, self.validation, self.validation_features, num_scored, tune=True)
-
-    def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
-        """All metrics on another SQuAD file, with the no-answer threshold that was tuned on the validation file."""
-        data = read_squad(path)
-        num_scored = None if self.config.bertscore_samples else 0
-        return self._evaluate(model, compute, data, self._features(data), num_scored, tune=False)
-
-    def _features(self, data: SquadData) -> SquadFeatures:
-        return build_features(data, self.tokenizer, FeatureOptions.of(self.config), self.frequencies)[0]
-
-    def _evaluate(
-        self,
-        model: nn.Module,
-        compute: Compute,
-        data: SquadData,
-        features: SquadFeatures,
-        num_scored: int | None,
-        tune: bool,
-    ) -> Evaluation:
-        found = self._answer_all(model, compute, data, features)
-        scored = score_answers(found.answers, data, self.no_answer_threshold, tune)
-        self.no_answer_threshold = scored.threshold
-        ids = list(scored.texts)
-        chosen = ids if num_scored is None else [ids[index] for index in first_to_last(len(ids), num_scored)]
-        texts, references = ([each[id] for id in chosen] for each in (scored.texts, scored.references))
-        metrics = {
-            **found.means.metrics(),
-            **scored.metrics,
-            **diversity(list(scored.texts.values())),
-            **self._bertscores.metrics(texts, [accepted or [""] for accepted in references], compute),
-        }
-        return Evaluation(metrics, scored.predictions)
-
-    def _answer_all(self, model: nn.Module, compute: Compute, data: SquadData, features: SquadFeatures) -> Answers:
-        threshold = self.no_answer_threshold if self.has_impossible else None
-        return answer_all(model, compute, self._batches(features), data, self.config.max_answer_words, threshold)
-
-    # -- use -----------------------------------------------------------------------------------------------------------
-
-    def predict(self, model: nn.Module, compute: Compute, *, question: str, context: str) -> Answer:
-        """Answers a question about a context."""
-        document = {"data": [{"paragraphs": [{"context": context, "qas": [{"id": "0", "question": question}]}]}]}
-        data = squad_from_document(document, "question and context", answers_required=False)
-        return self.predict_all(model, compute, data)["0"]
-
-    def line(self, answer: Answer) -> str:
-        """The answer with its score and its place."""
-        said = answer.text if answer.answerable else f"no answer, or at best: {answer.text}"
-        return (
-            f"{said}  (score {answer.score:.3f}, characters {answer.start} to {answer.end}, "
-            f"no answer {answer.no_answer_probability:.3f})"
-        )
-
-    def predict_file(self, model: nn.Module, compute: Compute, path: str) -> dict[str, Answer]:
-        """Answers the questions of a SQuAD file, by id; the file needs no answers."""
-        return self.predict_all(model, compute, read_squad(path, answers_required=False))
-
-    def predict_all(self, model: nn.Module, compute: Compute, data: SquadData) -> dict[str, Answer]:
-        """Answers by question id."""
-        answers = self._answer_all(model, compute, data, self._features(data)).answers
-        return {question.id: answer for question, answer in zip(data.questions, answers, strict=True)}
-
-    def example_inputs(self) -> dict[str, str]:
-        """A question of the built-in validation data with its context."""
-        paragraph = load_squad(Config(task_type="squad", dataset="sample")).validation.paragraphs[0]
-        return {"question": paragraph.questions[0].text, "context": paragraph.context}
+        return self.measure(model, compute, self.validation, self.validation_features, num_scored, tune=True)
 
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention of validation windows spread over the shorter half."""

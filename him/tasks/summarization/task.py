@@ -33,7 +33,9 @@ from him.tasks.building import (
     sampling_of,
 )
 from him.tasks.evaluation import BertScores, diversity, mean_loss
+from him.tasks.exporting import Graph, StockExport
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
+from him.tasks.summarization.export import example_batches, next_token_graph
 from him.tasks.summarization.features import (
     PairBatches,
     PairFeatures,
@@ -319,6 +321,19 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
             weights=[layer[0].float().cpu().numpy() for layer in weights],
             special=[id in (batches.cls_id, batches.sep_id, batches.pad_id) for id in ids],
             sections=tuple(section for section in sections if section[1] <= section[2]),
+        )
+
+    # -- export --------------------------------------------------------------------------------------------------------
+
+    def export_graph(self, model: nn.Module) -> Graph:
+        """See `next_token_graph`."""
+        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+
+    def stock_export(self) -> StockExport:
+        """There is none."""
+        raise ConfigError(
+            f"--format transformers: no stock class for --task_type {self.name}, which reads under a mask of its own; "
+            "use --format onnx"
         )
 
 
