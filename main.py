@@ -11,8 +11,10 @@ if __name__ == "__main__":
     send_to(exit_at_once)  # until `run_command` listens: nothing is lost yet
 
 from him.cli.command import metric_table, run_command  # noqa: E402
-from him.cli.parser import build_parser, parse_command_line  # noqa: E402
-from him.config.config import Config, with_shape_of_earlier  # noqa: E402
+from him.cli.parser import build_parser, named_task, parse_command_line  # noqa: E402
+from him.config import Config  # noqa: E402
+from him.config.earlier import read_earlier  # noqa: E402
+from him.config.resolve import resolve  # noqa: E402
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,
@@ -25,8 +27,11 @@ and hands over a small, fast model.
 
 
 def main() -> int:
-    settings, run, allow_inexact = parse_command_line(build_parser(DESCRIPTION), sys.argv[1:])
-    config = Config(**with_shape_of_earlier(settings)) if run is None else None
+    settings, run, allow_inexact = parse_command_line(build_parser(DESCRIPTION, named_task(sys.argv[1:])), sys.argv[1:])
+    config = None
+    if run is None:
+        config = Config(**settings)
+        config = resolve(config, read_earlier(config.init_from))
 
     from him.training.trainer import Interrupted  # PyTorch is loaded only when the flags are sound
     from him.workflows.train import resume, train

@@ -8,17 +8,18 @@ import argparse
 import shlex
 import sys
 from contextlib import redirect_stdout
-from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.cli.command import print_json, run_command  # noqa: E402
 from him.cli.parser import Parser, add_settings  # noqa: E402
-from him.config.options.shared import CompressionOptions  # noqa: E402
+from him.config.options import with_role  # noqa: E402
 
-SETTINGS = [each.name for each in fields(CompressionOptions) if each.name != "compress"]
-OF_DATA = ("train_file", "validation_file", "corpus_dir", "cache_dir", "attention_dir", "device", "num_threads")
+SETTINGS = with_role("compression")
+# Where the data and what is recorded are now, and the machine.
+PLACES = tuple(name for name in with_role("data", "report", "cache") if name in with_role("path"))
+MOVED = (*PLACES, *with_role("machine"))
 
 
 def build_parser() -> Parser:
@@ -26,7 +27,7 @@ def build_parser() -> Parser:
     parser = Parser("compress.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as runs/NAME")
     add_settings(parser.add_argument_group("what is done, where it differs from the run's settings"), SETTINGS)
-    add_settings(parser.add_argument_group("data that moved, and the machine"), OF_DATA)
+    add_settings(parser.add_argument_group("data that moved, and the machine"), MOVED)
     parser.add_argument("--sweep", nargs="+", metavar="P", help="compress once for each of these pruning amounts")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object and nothing else")
     return parser
@@ -34,7 +35,7 @@ def build_parser() -> Parser:
 
 def main() -> int:
     arguments = build_parser().parse_args()
-    changes = {name: getattr(arguments, name) for name in (*SETTINGS, *OF_DATA) if hasattr(arguments, name)}
+    changes = {name: getattr(arguments, name) for name in (*SETTINGS, *MOVED) if hasattr(arguments, name)}
 
     from him.training.trainer import Interrupted
     from him.workflows.compress import compress_run, sweep

@@ -1,18 +1,17 @@
 """Measures a trained run on a file of its task's format: `python scripts/evaluate.py RUN --file FILE`."""
 
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.cli.command import metric_table, print_json, run_command, use_parser  # noqa: E402
 from him.cli.parser import add_settings  # noqa: E402
-from him.config.options.shared import GenerationOptions  # noqa: E402
+from him.config.options import with_role  # noqa: E402
 from him.core.errors import ConfigError  # noqa: E402
 
-OF_DATA = ("document_field", "summary_field", "validation_size", "eval_stride", "eval_samples")
-SETTINGS = (*(each.name for each in fields(GenerationOptions)), *OF_DATA)
+# How texts are written, and how a file is read and measured; samples are drawn with the run's own seed.
+SETTINGS = tuple(name for name in with_role("decoding", "records", "evaluation") if name != "seed")
 
 
 def main() -> None:

@@ -9,18 +9,17 @@ python scripts/predict.py RUN                                           asks at 
 
 import argparse
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from him.cli.command import print_json, run_command, use_parser  # noqa: E402
 from him.cli.parser import Parser, add_settings  # noqa: E402
-from him.config.options.shared import GenerationOptions  # noqa: E402
+from him.config.options import with_role  # noqa: E402
 from him.core.errors import ConfigError  # noqa: E402
 
 INPUTS = ("question", "context", "text")
-OTHER_SETTINGS = ("document_field", "summary_field", "seed")
 
 
 def build_parser() -> Parser:
@@ -31,8 +30,8 @@ def build_parser() -> Parser:
     parser.add_argument("--text", help="a document to summarize, or a text to go on with")
     parser.add_argument("--file", help="squad: SQuAD JSON; summarization: JSONL, CSV or Parquet; lm: text or JSONL")
     parser.add_argument("--example", action="store_true", help="an example of the built-in data")
-    add_settings(parser.add_argument_group("generating text"), [each.name for each in fields(GenerationOptions)])
-    add_settings(parser, OTHER_SETTINGS)
+    add_settings(parser.add_argument_group("generating text"), with_role("decoding"))
+    add_settings(parser, with_role("records"))
     return parser
 
 
@@ -71,7 +70,7 @@ def main() -> None:
 
 def changes(arguments: argparse.Namespace) -> dict[str, str]:
     """The settings that were given."""
-    names = [*(each.name for each in fields(GenerationOptions)), *OTHER_SETTINGS]
+    names = with_role("decoding", "records")
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 

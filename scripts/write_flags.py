@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from him.cli.parser import flag_default, flag_names  # noqa: E402
-from him.config.options.shared import SECTIONS  # noqa: E402
+from him.config.options import SECTIONS, choices_of  # noqa: E402
 
 START, END = "<!-- flags: written by scripts/write_flags.py -->\n", "<!-- end of flags -->\n"
 
@@ -20,8 +20,8 @@ def flag_tables() -> str:
         lines += [f"**{section.__doc__.rstrip('.')}**", "", "| flag | default | meaning |", "|---|---|---|"]
         for each in fields(section):
             names = ", ".join(f"`{name}`" for name in flag_names(each))
-            choices = f"{', '.join(each.metadata['choices'])}: " if "choices" in each.metadata else ""
-            lines.append(f"| {names} | {flag_default(each)} | {choices}{each.metadata['help']} |")
+            choices = f"{', '.join(choices_of(each.name))}: " if choices_of(each.name) else ""
+            lines.append(f"| {names} | {flag_default(each.name)} | {choices}{each.metadata['help']} |")
         lines.append("")
     return "\n".join(lines)
 

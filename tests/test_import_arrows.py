@@ -139,7 +139,7 @@ def test_the_check_itself(module, source, expected):
 def test_a_trainer_names_no_task():
     """Neither an import nor a string: a fourth task is one file and a line in TASKS."""
     sys.path.insert(0, str(REPOSITORY))
-    from him.tasks import TASKS
+    from him.config.options import TASKS
 
     files = [path for path in FILES if module_of(path).startswith("him.training")]
     assert len(files) >= 5

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from him.cli.parser import build_parser, parse_command_line, read_yaml
-from him.config.config import Config, field_names
+from him.cli.parser import build_parser, parse_command_line
+from him.config import Config
+from him.config.names import NAMES
+from him.config.yaml_file import read_yaml
 from him.tasks import task_class
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +97,7 @@ def test_flags_of_the_readme_are_current():
     finally:
         sys.path.pop(0)
     assert with_flags(README) == README, "run python scripts/write_flags.py"
-    assert all(f"`--{name}`" in README for name in field_names())
+    assert all(f"`--{name}`" in README for name in NAMES)
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-models.txt", "requirements-dev.txt"])

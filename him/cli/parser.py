@@ -1,62 +1,21 @@
-"""Settings from a command line and from a YAML file."""
+"""Settings from a command line, and the YAML file that it names."""
 
 import argparse
 import dataclasses
 import re
 import typing
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
-from him.config.config import Config, field_names, kind_of, known, raise_together, unknown
-from him.config.options.shared import SECTIONS
+from him.config.names import NAMES, named_twice, unknown
+from him.config.options import OPTIONS, SECTIONS, TASKS, choices_of, readers_of, task_defaults
+from him.config.values import kind_of, raise_together
+from him.config.yaml_file import read_yaml
 from him.core.errors import ConfigError
 
-LARGEST_YAML = 20_000  # bytes
-DEEPEST_YAML = 10
-# What the YAML reader raises for values such as `!!bool x`, `!!timestamp x` or a date before the year 1.
-FAULTS_OF_VALUES = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """Settings of a YAML file, by field name.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, sets a name twice, or names an unknown setting.
-    """
-    import yaml
-
-    where = f"--config {path}"
-    try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_YAML + 1)
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}; name a YAML file") from None
-    if len(content) > LARGEST_YAML:  # reading takes seconds a megabyte
-        raise ConfigError(
-            f"{where}: larger than {LARGEST_YAML:,} bytes, so that it holds more than settings; name a YAML file of "
-            "`name: value` lines"
-        )
-    try:
-        text = content.decode("utf-8")
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few lines of them stand for billions of values
-                raise ConfigError(f"{where}: has an alias (*name), which is not read; write its value out")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST_YAML:  # reading takes the square of the depth
-                raise ConfigError(f"{where}: nested too deeply for settings; write `name: value` lines")
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        names = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        if twice := [name for name, number in Counter(names).items() if number > 1]:  # YAML takes the last one
-            raise ConfigError(f"{where}: {twice[0]} is set twice; keep one of the lines")
-        settings = None if node is None else loader.construct_document(node)
-    except (yaml.YAMLError, *FAULTS_OF_VALUES) as error:
-        raise ConfigError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
-    return known({} if settings is None else settings, where)
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,8 +25,13 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see --help")
 
 
-def build_parser(description: str) -> Parser:
-    """A parser with a flag for each setting, in groups; only flags that were given appear in its result."""
+def build_parser(description: str, task: str | None = None) -> Parser:
+    """A parser with a flag for each setting, in groups; only flags that were given appear in its result.
+
+    Args:
+        description: shown above the flags.
+        task: whose defaults are shown; None: those of all tasks.
+    """
     parser = Parser(
         prog="main.py",
         description=description,
@@ -85,8 +49,17 @@ def build_parser(description: str) -> Parser:
     for section in SECTIONS:
         group = parser.add_argument_group(section.__doc__.rstrip(".").lower())
         for each in fields(section):
-            _add_flag(group, each)
+            default = flag_default(each.name, task)
+            # Values stay text here: `Config` converts and checks all of them at once.
+            group.add_argument(*flag_names(each), **_form(each, f" [{default}]" if default else ""))
     return parser
+
+
+def named_task(arguments: Sequence[str]) -> str | None:
+    """The task that a command line names, to show its defaults; None where it names none, or one that there is not."""
+    joined = [argument.removeprefix("--task_type=") for argument in arguments if argument.startswith("--task_type=")]
+    apart = [value for flag, value in pairwise(arguments) if flag == "--task_type"]
+    return next((name for name in (*joined, *apart) if name in TASKS), None)
 
 
 def flag_names(each: dataclasses.Field) -> list[str]:
@@ -94,25 +67,50 @@ def flag_names(each: dataclasses.Field) -> list[str]:
     return [f"--{name}" for name in (each.name, *each.metadata.get("aliases", ()))]
 
 
-def flag_default(each: dataclasses.Field) -> str:
-    """Its default as a user would type it; empty if there is none or it is the task's own."""
-    if isinstance(each.default, bool):
-        return f"--{each.name}" if each.default else f"--no-{each.name}"
-    return "" if each.default in (None, ()) else str(each.default)
+def flag_default(name: str, task: str | None = None) -> str:
+    """A setting's default as a user would type it: `squad: 3; summarization, lm: 10` where tasks differ.
+
+    Args:
+        name: of the setting.
+        task: the only one whose default is wanted, if it reads the setting.
+
+    Returns:
+        An empty text where there is none.
+    """
+    readers = (task,) if task in readers_of(name) else readers_of(name)
+    found: dict[str, list[str]] = {}
+    for each in readers:
+        value = task_defaults(each).get(name, OPTIONS[name].default)
+        found.setdefault(_typed(name, value), []).append(each)
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{', '.join(tasks)}: {typed}" for typed, tasks in found.items())
 
 
-def _add_flag(group: Any, each: dataclasses.Field) -> None:
+def _typed(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return "" if value in (None, ()) else str(value)
+
+
+def _form(each: dataclasses.Field, default: str = "", help: str | None = None) -> dict[str, Any]:
+    """How argparse reads and shows a setting's flag.
+
+    Args:
+        each: the setting.
+        default: what is said of its default after its help.
+        help: in the place of its own.
+    """
     kind, _ = kind_of(each)
-    flags = flag_names(each)
-    text = each.metadata["help"] + (f" [{flag_default(each)}]" if flag_default(each) else "")
-    text = text.replace("%", "%%")
-    if choices := each.metadata.get("choices"):
-        text = f"{', '.join(choices)}: {text}"
+    text = ((help or each.metadata["help"]) + default).replace("%", "%%")
     if kind is bool:
-        group.add_argument(*flags, action=argparse.BooleanOptionalAction, help=text)
+        return {"action": argparse.BooleanOptionalAction, "help": text}
+    if choices := choices_of(each.name):
+        metavar = f"{{{','.join(choices)}}}"
     else:
-        # Values stay text here: `Config` converts and checks all of them at once.
-        group.add_argument(*flags, metavar=kind.__name__.upper(), nargs="+" if kind is tuple else None, help=text)
+        item = typing.get_args(each.type)[0] if kind is tuple else kind
+        metavar = each.metadata.get("metavar", "NAME" if item is str else "N")
+    return {"metavar": metavar, "nargs": "+" if kind is tuple else None, "help": text}
 
 
 def add_settings(parser: Any, names: Sequence[str], own_help: Mapping[str, str] | None = None) -> None:
@@ -123,13 +121,9 @@ def add_settings(parser: Any, names: Sequence[str], own_help: Mapping[str, str] 
         names: of settings; `Config` converts and checks their values.
         own_help: help where the script means something else.
     """
-    known = {each.name: each for each in fields(Config)}
     for name in names:
-        text = (own_help or {}).get(name, known[name].metadata["help"]).replace("%", "%%")
-        form = {"metavar": "VALUE"} | ({"nargs": "+"} if known[name].default == () else {})
-        if kind_of(known[name])[0] is bool:
-            form = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **form)
+        form = _form(OPTIONS[name], help=(own_help or {}).get(name))
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **form)
 
 
 def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None, bool]:
@@ -149,8 +143,8 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
         else:
             joined.append(argument)
     found, rest = parser.parse_known_args(joined)
-    booleans = [each.name for each in fields(Config) if kind_of(each)[0] is bool]
-    names = [*field_names(), "config", "resume", "allow_inexact_resume", *(f"no-{name}" for name in booleans)]
+    booleans = [name for name, each in OPTIONS.items() if kind_of(each)[0] is bool]
+    names = [*NAMES, "config", "resume", "allow_inexact_resume", *(f"no-{name}" for name in booleans)]
     faults, flag_before = [], False
     for argument in rest:
         is_flag = argument.startswith("--")
@@ -159,10 +153,17 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
         elif not flag_before:  # else it is the value of an unknown flag
             faults.append(f"{argument}: not a flag; see --help")
         flag_before = is_flag
-    raise_together(faults)
+    raise_together(faults or _named_twice(joined))
     flags = vars(found)
     config_file, resume = flags.pop("config", None), flags.pop("resume", None)
     allow_inexact = flags.pop("allow_inexact_resume", False)
     if allow_inexact and resume is None:
         raise ConfigError("--allow_inexact_resume without --resume: name the run to go on with, or leave it out")
     return (read_yaml(config_file) if config_file else {}) | flags, resume, allow_inexact
+
+
+def _named_twice(arguments: Sequence[str]) -> list[str]:
+    """A message for each setting that has two names in a command line; the same flag may be there twice, as a user
+    adds flags to a line that is there."""
+    names = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
+    return named_twice([name if name in NAMES else name.removeprefix("no-") for name in names], "--")

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from him.compression.fine_tuning import fine_tuning_config
 from him.compression.latency import Contestant, measure_speeds
 from him.compression.plots import as_png, draw_report
 from him.compression.pruning import (
@@ -29,16 +28,20 @@ from him.compression.pruning import (
     pruned_weights,
     taylor_importance,
 )
-from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
-from him.compression.report import judge, report_table, summary_line
+from him.compression.quantization import save_int8
+from him.compression.report import judge, not_faster_line, report_table, summary_line
 from him.config import Config
-from him.config.options.shared import CompressionOptions
+from him.config.names import renamed
+from him.config.options import with_role
+from him.config.resolve import fine_tuning_config
 from him.core.compute import Compute
-from him.core.errors import CheckpointError
+from him.core.errors import CheckpointError, ConfigError
 from him.core.files import checksum, find_folder, remove_leftovers, verify_folder, write_json
 from him.core.signals import raise_if_stopped, signal_of
 from him.data.batching import epoch_batches
 from him.model.embeddings import hold_in_bf16
+from him.model.int8 import pack, quantize
+from him.model.int8_kernels import backend_note, find_backend
 from him.runs.checkpoint import Checkpoints, load_weights, save_model
 from him.runs.models import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage, stage_in
 from him.runs.records import MetricWriter
@@ -49,6 +52,8 @@ from him.training.trainer import Interrupted, Trainer
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
 ROWS = 16  # of them at a time; what is summed up does not depend on it
 REPORT, PROGRESS = "report.json", "progress.json"
+# What reading a file that was damaged or changed by hand raises.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CheckpointError, ConfigError)
 
 
 def compress(
@@ -87,19 +92,26 @@ def finished_report(
 ) -> dict[str, Any] | None:
     """The report that is there for this model, these settings, these data and this machine, or None."""
     report = report_of(run, place)
-    return report if report and report["settings"] == _settings(run, config, task, compute) else None
+    own = task.with_config(config)  # as it is written: a task that `--teacher` teaches hands on what it learns from
+    return report if report and report["settings"] == _settings(run, config, own, compute) else None
 
 
 def report_of(run: Path, place: str = COMPRESSED) -> dict[str, Any] | None:
     """The report that is there for this trained model, with whatever settings, or None; also if a model is damaged."""
     folder = find_folder(run / place)
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report = _read(folder / REPORT)
         for stage in report["stages"][1:]:
             verify_folder(stage_in(folder, stage["stage"]), others_allowed=True)
         return report if report["settings"]["trained"] == _trained_checksum(run) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
+    except UNREADABLE:
         return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A report, or how far a compression is, with its settings by their names of today; see `UNREADABLE`."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "settings": renamed(found["settings"])}
 
 
 def tidy(run: Path, place: str = COMPRESSED) -> None:
@@ -116,11 +128,10 @@ def _trained_checksum(run: Path) -> str:
 
 def _settings(run: Path, config: Config, task: Task, compute: Compute) -> dict[str, Any]:
     """What decides the result: the trained model, the settings of the stage, the data and the machine."""
-    names = [each.name for each in dataclasses.fields(CompressionOptions) if each.name != "compress"]
-    of_data = ("dataset", "validation_file", "validation_size", "corpus_dir", "sample_size")
+    names = (*with_role("compression", "validation"), "seed", "dry_run")
     return {
         "trained": _trained_checksum(run),
-        **{name: getattr(config, name) for name in (*names, *of_data, "seed", "dry_run")},
+        **{name: getattr(config, name) for name in names},
         "data": [task.train_digest, task.validation_digest],
         "machine": [str(compute.device), compute.bf16, torch.get_num_threads()],
     }
@@ -160,12 +171,12 @@ class _Compression:
         """Goes on with what an interrupted call with the same settings left, or begins anew."""
         settings = _settings(self.run, self.config, self.task, self.compute)
         try:
-            progress = json.loads((self.part / PROGRESS).read_text(encoding="utf-8"))
+            progress = _read(self.part / PROGRESS)
             if progress["settings"] == settings:
                 for stage in progress["metrics"]:
                     verify_folder(self._folder(stage), others_allowed=True)
                 return progress
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, CheckpointError):
+        except UNREADABLE:
             pass
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
@@ -310,7 +321,10 @@ class _Compression:
         judge(stages)
         metric = self.task.best_metric
         report = {"settings": self.progress["settings"], "metric": metric, "stages": stages}
-        report["table"], report["summary"] = report_table(stages, metric), summary_line(stages, metric)
+        reason = backend_note(find_backend(self.compute.device), self.compute.bf16, self.compute.device)
+        lines = (report_table(stages, metric), not_faster_line(stages, reason))
+        report["table"] = "\n".join(line for line in lines if line is not None)
+        report["summary"] = summary_line(stages, metric)
         write_json(self.part / REPORT, report)
         picture = draw_report(stages, metric)
         (self.part / "report.png").write_bytes(as_png(picture))

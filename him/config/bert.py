@@ -4,9 +4,11 @@ Of such a folder `config.json`, `model.safetensors` and `tokenizer.json` are rea
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from him.config.config import Config
 from him.core.errors import CheckpointError, ConfigError
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -32,8 +34,23 @@ def is_bert(folder: Path) -> bool:
         return False
 
 
-def bert_settings(folder: Path) -> dict[str, Any]:
-    """The settings that a model needs to take over an encoder's weights, and those it is best fine-tuned with.
+@dataclass(frozen=True)
+class BertEncoder:
+    """What the folder of a pretrained encoder says about it.
+
+    Attributes:
+        folder: where it is.
+        settings: those that a model needs to take over its weights, and those that it is best fine-tuned with.
+        num_positions: tokens of the longest sequence that it knows places for.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    num_positions: int
+
+
+def read_bert(folder: Path) -> BertEncoder:
+    """Reads the description of an encoder, not its weights.
 
     Raises:
         CheckpointError: a file is missing, or the encoder is of a kind that HIM does not compute.
@@ -53,13 +70,14 @@ def bert_settings(folder: Path) -> dict[str, Any]:
         told = ", ".join(f"{name} {config.get(name)}" for name, is_odd in odd.items() if is_odd)
         raise CheckpointError(f"{where}: an encoder of another kind ({told}); use one like bert-base-uncased")
     try:
-        return {
+        num_positions = int(config["max_position_embeddings"])
+        settings = {
             "num_encoder_layers": int(config["num_hidden_layers"]),
             "embed_dim": int(config["hidden_size"]),
             "num_heads": int(config["num_attention_heads"]),
             "dim_feedforward": int(config["intermediate_size"]),
             "layer_norm_eps": float(config["layer_norm_eps"]),
-            "max_seq_len": min(LONGEST, int(config["max_position_embeddings"])),
+            "max_seq_len": min(LONGEST, num_positions),
             "norm_first": False,
             "positions": "learned",
             "activation": "gelu",
@@ -68,20 +86,26 @@ def bert_settings(folder: Path) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}/config.json: not of an encoder ({error}); restore it from its source") from None
+    return BertEncoder(folder, settings, num_positions)
 
 
-def check_settings(config: Any, folder: Path) -> None:
-    """Raises ConfigError if the settings are those of another model than the encoder's."""
+def check_task(config: Config, encoder: BertEncoder) -> None:
+    """Raises ConfigError if the task of the settings cannot be learned with an encoder's weights."""
     if config.task_type != "squad":
         raise ConfigError(
-            f"--init_from {folder}: the encoder reads in both directions, and --task_type {config.task_type} does not; "
-            "use it with --task_type squad"
+            f"--init_from {encoder.folder}: the encoder reads in both directions, and --task_type {config.task_type} "
+            "does not; use it with --task_type squad"
         )
-    needed = bert_settings(folder)
-    places = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
-    if config.max_seq_len > places:
-        raise ConfigError(f"--max_seq_len {config.max_seq_len}: the encoder has {places} places; use at most that")
-    fixed = [name for name in needed if name not in (*RECIPE, "max_seq_len")]
-    if odd := [name for name in fixed if getattr(config, name) != needed[name]]:
-        told = ", ".join(f"--{name} {getattr(config, name)} is {needed[name]} there" for name in odd)
-        raise ConfigError(f"--init_from {folder}: {told}; leave these flags out")
+
+
+def check_settings(config: Config, encoder: BertEncoder) -> None:
+    """Raises ConfigError if what was given among the settings is of another model than the encoder."""
+    check_task(config, encoder)
+    if config.max_seq_len is not None and config.max_seq_len > encoder.num_positions:
+        raise ConfigError(
+            f"--max_seq_len {config.max_seq_len}: the encoder has {encoder.num_positions} places; use at most that"
+        )
+    fixed = [name for name in encoder.settings if name in config.given and name not in (*RECIPE, "max_seq_len")]
+    if odd := [name for name in fixed if getattr(config, name) != encoder.settings[name]]:
+        told = ", ".join(f"--{name} {getattr(config, name)} is {encoder.settings[name]} there" for name in odd)
+        raise ConfigError(f"--init_from {encoder.folder}: {told}; leave these flags out")

@@ -13,12 +13,8 @@ from typing import Any
 
 from him.core.errors import CheckpointError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 CHECKSUMS = "checksums.json"
+LOCK = ".lock"  # in a run's folder; it says nothing, and stays when the run has ended
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAILING = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT)  # of a disk or a network folder; may pass
 
@@ -159,23 +155,25 @@ def quarantine(path: Path) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a second process from writing to a run while this one does; ends with the process, however it ends.
 
+    Where a file system knows no locks, as in some network folders, nothing is kept.
+
     Raises:
         CheckpointError: another process has it.
     """
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
+    from filelock import FileLock, SoftFileLock, Timeout  # 30 ms, which `--help` does not have to wait for
+
+    # Removed, its name could be locked again while another process still waits for the file that had it.
+    lock = FileLock(folder / LOCK, preserve_lock_file=FileLock is not SoftFileLock)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"{folder}: another process writes to this run; wait for it, or stop it") from None
-        except OSError:  # a network folder that knows no locks
-            pass
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CheckpointError(f"{folder}: another process writes to this run; wait for it, or stop it") from None
+    except OSError:  # a network folder that knows no locks
+        pass
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def checksum(path: Path) -> str:
@@ -210,8 +208,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Waits until a file's content, or a folder's list of names, is on the disk; Windows flushes no folders."""
+    try:
+        _flush(path, os.O_RDONLY)
+    except PermissionError:
+        if not path.is_dir():
+            raise
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        _flush(path, os.O_RDWR)  # Windows flushes only what is open for writing
+
+
+def _flush(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         with _named(path):
             os.fsync(handle)

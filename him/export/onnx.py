@@ -1,6 +1,5 @@
 """A trained model as an ONNX file, and as one with int8 weights, each compared with the model before it is kept."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def _latencies(outputs: Outputs, task: Task) -> dict[str, float]:
 
 def _quick_settings(config: Config, task: ExportableTask) -> Config:
     """Settings for evaluating what is quick, and the same whatever the run was validated on."""
-    return dataclasses.replace(config, bertscore_samples=0, validation_size=None, **task.export_settings)
+    return config.with_values(bertscore_samples=0, validation_size=None, **task.export_settings)
 
 
 def _described(graph: Graph) -> list[dict[str, Any]]:

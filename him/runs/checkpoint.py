@@ -16,7 +16,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from him.config import Config
-from him.core.errors import CheckpointError
+from him.config.names import renamed
+from him.core.errors import CheckpointError, ConfigError
 from him.core.files import (
     find_folder,
     quarantine,
@@ -26,7 +27,7 @@ from him.core.files import (
     write_json,
 )
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of AdamW and Muon
+NUMBER = ".number"  # ends the names of what an optimizer holds as a Python number, not as a tensor
 FORMAT_VERSION = 2
 MOST_THREADS = 1024
 SLACK = 100_000  # bytes of the files beside the tensors
@@ -39,7 +40,7 @@ class Checkpoint:
     Attributes:
         state: plain data of the loop, of the machine and of the format.
         weights: the model.
-        optimizer_state: the optimizer's moments and step counts, by parameter name: `NAME.exp_avg` and so on.
+        optimizer_state: all that the optimizers hold, by parameter name: `NAME.exp_avg`, `NAME.step` and so on.
         ema: the EMA weights, or empty.
     """
 
@@ -170,8 +171,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if _is_state(state):
-            return state
-    except (OSError, ValueError, RecursionError) as error:
+            return {**state, "config": renamed(state["config"])} if "config" in state else state
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     raise CheckpointError(f"{path}: not the state of a checkpoint")
 
@@ -190,30 +191,59 @@ def _is_state(state: Any) -> bool:
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The optimizers' state by parameter name and kind of moment."""
+    """All that the optimizers hold, by parameter name and key; a Python number is a tensor `NAME.KEY.number`.
+
+    Raises:
+        TypeError: one of them holds something else, which would be lost.
+    """
     return {
-        f"{name}.{key}": value
+        f"{name}.{key}{'' if isinstance(value, Tensor) else NUMBER}": _as_tensor(f"{name}.{key}", value)
         for optimizer in optimizers
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None  # as good as absent: torch.optim reads what may be None with `get`
     }
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, bool | int | float):
+        raise TypeError(f"{name}: an optimizer's {type(value).__name__} cannot be saved")
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
 def restore_optimizers(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
 ) -> None:
     """Puts back what `optimizer_tensors` took."""
+    parameters = dict(model.named_parameters())
+    states: dict[str, dict[str, Tensor | float]] = {}
+    for full_name, value in tensors.items():
+        name = _parameter_of(full_name, parameters)
+        if name is None:
+            continue
+        key, device = full_name.removeprefix(f"{name}."), parameters[name].device
+        # Copies: what is loaded is mapped from the file, which may be removed or fail later.
+        is_number = key.endswith(NUMBER) and value.dim() == 0
+        states.setdefault(name, {})[key.removesuffix(NUMBER) if is_number else key] = (
+            value.item() if is_number else value.to(device, copy=True)
+        )
     for optimizer in optimizers:
         optimizer.state.clear()
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for name, parameter in model.named_parameters():
-            keys = [key for key in MOMENTS if f"{name}.{key}" in tensors]
-            if keys and id(parameter) in owned:
-                state = {key: tensors[f"{name}.{key}"] for key in keys}
-                # Copies: what is loaded is mapped from the file, which may be removed or fail later.
-                optimizer.state[parameter] = {
-                    key: value.to(parameter.device, copy=True) for key, value in state.items()
-                }
+        for name, parameter in parameters.items():
+            if name in states and id(parameter) in owned:
+                optimizer.state[parameter] = states[name]
+
+
+def _parameter_of(name: str, parameters: Mapping[str, nn.Parameter]) -> str | None:
+    """The longest parameter name that, with a dot, begins a tensor's name; both it and the key may have dots."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name in parameters:
+            return name
+    return None
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

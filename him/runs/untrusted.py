@@ -10,10 +10,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from him.config import Config
+from him.config.options import PRETRAINED_PREFIX, SPECS
 from him.core.errors import CheckpointError, ConfigError
 
 # What is in a place that HIM has written to before.
-OWN = {"cache_dir": ("squad-*", "pairs-*", "corpus-*", "pretrained-*"), "attention_dir": ("*/epoch*_layer*.png",)}
+_PREFIXES = (*(spec.cache_prefix for spec in SPECS.values()), PRETRAINED_PREFIX)
+OWN = {"cache_dir": tuple(f"{prefix}-*" for prefix in _PREFIXES), "attention_dir": ("*/epoch*_layer*.png",)}
 
 
 def check_files(folder: Path) -> None:

@@ -1,29 +1,23 @@
-"""The tasks: `TASKS` is the one place where they are looked up by name."""
+"""The tasks; their names are in `him.config.options`, from which class and folder follow."""
 
-import difflib
 import importlib
+import inspect
 
-from him.core.errors import ConfigError
+from him.config.options import spec_of
 from him.tasks.base import Task
-
-# name -> module and class. Loaded when asked for, because a task brings PyTorch with it.
-TASKS = {
-    "squad": ("him.tasks.squad.task", "SquadTask"),
-    "summarization": ("him.tasks.summarization.task", "SummarizationTask"),
-    "lm": ("him.tasks.lm.task", "LanguageModelingTask"),
-}
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of a task.
+    """The class of a task: the one in `him/tasks/NAME/task.py`. Loaded when asked for, as it brings PyTorch with it.
 
     Raises:
         ConfigError: there is none of this name.
     """
-    if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, 1)
-        raise ConfigError(
-            f"--task_type {name} is not known; use {' or '.join(TASKS)}" + (f" ({near[0]}?)" if near else "")
-        )
-    module, class_name = TASKS[name]
-    return getattr(importlib.import_module(module), class_name)
+    spec_of(name)
+    module = importlib.import_module(f"{__name__}.{name}.task")
+    (found,) = (
+        each
+        for each in vars(module).values()
+        if inspect.isclass(each) and issubclass(each, Task) and each.__module__ == module.__name__
+    )
+    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from him.config import Config
+from him.config.resolve import resolve
 from him.core.errors import ConfigError
 
 if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
@@ -26,26 +27,6 @@ if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
     from him.core.compute import Compute
     from him.data.batching import SamplingWeights
     from him.tasks.exporting import Graph, Outputs, StockExport
-
-# Where neither a task nor the user says otherwise.
-DEFAULTS = {
-    "num_epochs": 10,
-    "batch_size": 16,
-    "conv_kernel_size": 0,
-    "dropout": 0.1,
-    "word_dropout": 0.0,
-    "pretrain_epochs": 0,
-    "num_augmentations": 0,
-    "label_smoothing": 0.0,
-    "ema_decay": 0.0,
-    "variational_dropout": False,
-    "activation": "gelu",
-    "optimizer": "adamw",
-    "num_beams": 1,
-    "no_repeat_ngram_size": 0,
-    "no_repeat_words": False,
-}
-
 
 # The other metrics are better when they are higher.
 LOWER_IS_BETTER = frozenset({"Loss", "Perplexity", "Bits_Per_Byte"})
@@ -160,17 +141,15 @@ class Task(TrainingTask):
     Attributes:
         name: as in `--task_type`.
         inputs: keywords of `predict`, which are flags of `scripts/predict.py`.
-        defaults: settings that differ from the general ones.
     """
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
-    defaults: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def resolve(cls, config: Config) -> Config:
-        """The configuration with this task's defaults where nothing was said."""
-        return config.with_defaults({**DEFAULTS, **cls.defaults})
+        """The configuration with this task's defaults where nothing was said; see `him.config.resolve`."""
+        return resolve(config)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from him.config import Config
+from him.config.resolve import pretraining_config
 from him.model.initialization import initialize
 from him.model.masked_lm import MLMHead, PretrainingModel, mask_positions
 from him.tasks.base import LossSums, Task, TrainingTask
@@ -20,28 +19,6 @@ from him.text.tokenizer import MASK, special_id
 MASKED_SHARE = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
 MLM_WEIGHT = 0.5  # of the masked tokens; the synthetic questions, or the words that follow, count 1
 EVALUATION_SEED = 0  # of the tokens that are masked in validation texts
-
-
-def pretraining_config(config: Config) -> Config:
-    """The settings of the pretraining of a run, in which nothing is left that it does not read."""
-    return dataclasses.replace(
-        config,
-        num_epochs=config.pretrain_epochs,
-        max_steps=2 if config.dry_run else None,
-        learning_rate=config.pretrain_learning_rate,
-        word_dropout=0.0,  # tokens are masked, and asked for
-        label_smoothing=0.0,
-        ema_decay=0.0,
-        schedule="cosine",
-        early_stopping_epochs=0,
-        eval_every_steps=None,
-        attention_examples=0,
-        bertscore_samples=0,
-        compress=False,
-        end_with_first_file=False,
-        train_file_weights=(),
-        teacher=None,
-    )
 
 
 class Pretraining(TrainingTask):

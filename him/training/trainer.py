@@ -228,11 +228,8 @@ class Trainer:
     # -- numbers that are not finite -----------------------------------------------------------------------------------
 
     def _is_finite(self) -> bool:
-        """Whether all that one step hands on to the next is; bad first moments have spoiled weights at the update."""
-        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
-        squares = [state["exp_avg_sq"] for state in states if "exp_avg_sq" in state]
-        averaged = self.ema.weights.values() if self.ema is not None else ()
-        return all_finite([*self.model.parameters(), *squares, *averaged])
+        """Whether all that one step hands on to the next is."""
+        return all_finite([tensor for tensor in self._lasting().values() if tensor.is_floating_point()])
 
     def _lasting(self) -> dict[str, Tensor]:
         """All that one step hands on to the next. What was bad before an update is named before what it made bad."""

@@ -9,6 +9,7 @@ from him.compression.plots import as_png, draw_front
 from him.compression.pruning import check_amount
 from him.compression.report import front_table
 from him.config import Config
+from him.config.resolve import with_changes
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import find_folder, locked, write_json
@@ -92,8 +93,7 @@ def _config(run: Path, changes: Mapping[str, Any]) -> Config:
     check_writable(run)
     best = stage_folder(run, TRAINED)
     check_model(best)
-    of_run = Config.load(best / "config.json").to_dict()
-    config = Config(**{**of_run, **changes})
+    config = with_changes(Config.load(best / "config.json"), changes)
     check_places(run, config, changes)
     return config
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from him.config import Config
+from him.config.resolve import with_changes
 from him.core.compute import choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import find_folder
@@ -42,7 +43,7 @@ class Predictor:
             model = stage_folder(folder, stage)
         check_files(model)
         config = Config.load(model / "config.json")
-        self.config = Config(**{**config.to_dict(), **changes})
+        self.config = with_changes(config, changes)
         self.compute = choose_compute(self.config.device, self.config.precision, self.config.num_threads)
         keep_freed_memory()
         self.task = task_class(self.config.task_type).restore(self.config, model)

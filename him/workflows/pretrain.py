@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from him.config import Config
+from him.config.options import PRETRAINED_PREFIX
+from him.config.resolve import pretraining_settings
 from him.core.compute import Compute
 from him.core.errors import CheckpointError
 from him.core.files import sync, verify_folder, write_folder
@@ -23,14 +25,6 @@ from him.training.trainer import Interrupted, Trainer
 PRETRAINING_VERSION = 2  # counted up when pretraining with the same settings and data comes out differently
 FOLDER = "pretraining"
 RECORDS = "metrics.jsonl"
-# What the weights depend on beside the data and the tokenizer.
-SETTINGS = tuple(
-    "task_type num_encoder_layers embed_dim num_heads dim_feedforward layer_heads layer_feedforward conv_kernel_size "
-    "norm_first layer_norm_eps activation positions dropout variational_dropout attention_dropout lexical_features "
-    "copy_head max_seq_len max_target_len doc_stride optimizer learning_rate muon_learning_rate "
-    "warmup_ratio weight_decay beta1 beta2 max_grad_norm num_epochs max_steps batch_size micro_batch_size "
-    "micro_batch_tokens seed precision".split()
-)
 
 
 def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run: Path) -> None:
@@ -47,12 +41,12 @@ def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run
         return
     assert isinstance(task, PretrainableTask), f"{task.name} has no pretraining"
     pretraining = task.pretraining()
-    settings = [(name, getattr(pretraining.config, name)) for name in SETTINGS]
+    settings = [(name, getattr(pretraining.config, name)) for name in pretraining_settings()]
     begins_with = content_digest(*(tensor.float().cpu().numpy() for tensor in model.state_dict().values()))
     # The curves are of the validation data, too.
     digests = (pretraining.train_digest, task.validation_digest, begins_with)
     digest = fingerprint(PRETRAINING_VERSION, settings, task.tokenizer.to_str(), *digests)
-    kept = cached_folder(cache_folder(config), f"pretrained-{digest}")
+    kept = cached_folder(cache_folder(config), f"{PRETRAINED_PREFIX}-{digest}")
     folder = run / FOLDER
     if _is_whole(kept):
         print(f"pretraining: taken from {kept}", flush=True)
@@ -70,7 +64,7 @@ def begun_pretraining(run: Path) -> Checkpoint | None:
 def _check_settings(run: Path, checkpoint: Checkpoint, config: Config) -> None:
     """Raises CheckpointError if the run's settings were changed by hand since."""
     then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
-    if changed := [name for name in SETTINGS if then.get(name) != now[name]]:
+    if changed := [name for name in pretraining_settings() if then.get(name, now[name]) != now[name]]:
         raise CheckpointError(
             f"{run / 'config.json'}: {', '.join(changed)} changed since the pretraining was begun; restore it, or "
             "start a new run"

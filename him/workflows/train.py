@@ -1,6 +1,5 @@
 """A training run from its settings to its results: folder, data, loop, final evaluation."""
 
-import dataclasses
 import json
 import os
 import shlex
@@ -8,6 +7,7 @@ import shutil
 import sys
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,9 +19,12 @@ from torch import nn
 
 from him.compression.pipeline import compress, finished_report, report_of, tidy
 from him.compression.pruning import check_amount
-from him.config.bert import check_settings, is_bert
-from him.config.config import Config, raise_together
-from him.config.options.shared import CompressionOptions
+from him.config import Config
+from him.config.bert import check_settings, is_bert, read_bert
+from him.config.earlier import read_earlier
+from him.config.options import with_role
+from him.config.resolve import resolve, with_changes
+from him.config.values import raise_together
 from him.core.compute import Compute, choose_compute, keep_freed_memory
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import CannotWrite, cannot_write, find_folder, locked, sync, sync_folder, write_json
@@ -41,16 +44,10 @@ from him.workflows.initial_weights import load_bert
 from him.workflows.pretrain import begun_pretraining, pretrain
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
-MAY_CHANGE = frozenset(
-    "num_epochs max_steps early_stopping_epochs save_every_steps save_every_minutes keep_checkpoints device "
-    "num_threads attention_dir attention_examples bertscore_model bertscore_samples cache_dir compress pruning_amount "
-    "pruning_method fine_tune_epochs fine_tune_learning_rate fine_tune_distillation_weight".split()
-)
+MAY_CHANGE = frozenset(with_role("budget", "machine", "report", "cache", "compression"))
 
 # Where things are; the content of the training data is compared by itself.
-MAY_MOVE = frozenset(
-    "output_dir run_name train_file validation_file pretrain_files corpus_dir init_from teacher tokenizer".split()
-)
+MAY_MOVE = frozenset(with_role("path")) - MAY_CHANGE
 
 OnResult = Callable[[dict[str, Any]], None]
 
@@ -74,12 +71,13 @@ def _alone() -> Iterator[None]:
 
 
 @_alone()
-def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
+def train(config: Config, on_result: OnResult | None = None, *, announce: OnResult | None = None) -> dict[str, Any]:
     """Trains a new run, then compresses its best model.
 
     Args:
         config: all settings.
         on_result: called with the result as soon as the model is trained and measured, before it is compressed.
+        announce: what `on_result` was called before.
 
     Returns:
         `run` (its folder), `best_step`, `best_epoch`, `train_seconds`, `tokens_per_second`, `metrics`: those of the
@@ -90,10 +88,10 @@ def train(config: Config, on_result: OnResult | None = None) -> dict[str, Any]:
         HimError: a setting, the data or the machine does not allow it.
         Interrupted: a signal ended it; `resume` goes on.
     """
-    cls = task_class(config.task_type)
-    config = cls.resolve(config)
-    if config.dry_run:
-        config = dataclasses.replace(config, max_steps=min(config.max_steps or 2, 2))
+    if announce is not None:
+        warnings.warn("announce is called on_result", DeprecationWarning, stacklevel=3)  # past `_alone`
+        on_result = on_result or announce
+    config = resolve(config, read_earlier(config.init_from))
     folder = _run_folder(config)
     compute = choose_compute(config.device, config.precision, config.num_threads)
     keep_freed_memory()
@@ -162,7 +160,7 @@ def _resume(folder: Path, changes: dict[str, Any], on_result: OnResult | None, a
         write_json(folder / "config.json", config.to_dict())
     print(f"resuming {folder} at step {trainer.state.step} of {trainer.max_steps}", flush=True)
     # A finished run may have been compressed in another way since, which stays unless a flag asks for something else.
-    compression = {each.name for each in dataclasses.fields(CompressionOptions)}
+    compression = {*with_role("compression"), "compress"}
     if not config.compress and (unread := sorted(compression & changes.keys() - {"compress"})):
         raise ConfigError(f"--{unread[0]} with --resume: the run has --no-compress; add --compress")
     keep_report = trainer.state.step >= trainer.max_steps and not compression & changes.keys()
@@ -374,7 +372,7 @@ def initial_folder(config: Config) -> Path | None:
         return None
     if is_bert(Path(config.init_from)):
         check_files(Path(config.init_from))
-        check_settings(config, Path(config.init_from))
+        check_settings(config, read_bert(Path(config.init_from)))
         return Path(config.init_from)
     return find_model("--init_from", config.init_from, config.task_type)
 
@@ -385,7 +383,7 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a setting would make it another run.
     """
-    after = Config(**{**before.to_dict(), **changes})
+    after = with_changes(before, changes)
     different = [name for name in changes if getattr(after, name) != getattr(before, name)]
     raise_together(
         [

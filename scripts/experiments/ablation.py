@@ -10,19 +10,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from him.cli.parser import read_yaml
 from him.config.bert import FILES, is_bert
-from him.config.config import Config, with_shape_of_earlier
+from him.config.config import Config
+from him.config.earlier import read_earlier
+from him.config.options import only_roles, with_role
+from him.config.resolve import resolve
+from him.config.yaml_file import read_yaml
 from him.core.errors import ConfigError
-from him.tasks import task_class
 from him.tasks.squad.sources import load_squad
 from him.workflows.train import initial_folder, resume, train
 from scripts.experiments.ablation_report import TrainedStep, write_report
 
 NOT_MEASURED = {"compress": False, "bertscore_samples": 0, "attention_examples": 0}
 # Of a run, what says where things are or how fast it is.
-MAY_DIFFER = ("output_dir", "run_name", "cache_dir", "device", "num_threads")
-PATHS = ("train_file", "validation_file", "init_from")
+MAY_DIFFER = only_roles("path", "cache", "machine")
 
 
 @dataclass(frozen=True)
@@ -214,18 +215,19 @@ def config_of(step: Step, seed: int, ablation: Ablation) -> Config:
     }
     if "init_from" in flags:
         given["init_from"] = ablation.init_from
-    config = Config(**with_shape_of_earlier({**step.settings, **given, **NOT_MEASURED}))
+    config = Config(**{**step.settings, **given, **NOT_MEASURED})
+    config = resolve(config, read_earlier(config.init_from))
     if config.task_type != "squad":
         raise ConfigError(f"{step.name}.yaml: task_type {config.task_type}; the ablation is of squad")
-    return task_class(config.task_type).resolve(config)
+    return config
 
 
 def check_same(run: Run) -> None:
     """Raises ConfigError if a run that is there already was, or is to be, trained with other settings."""
-    before = task_class("squad").resolve(Config.load(run.folder / "config.json"))
+    before = resolve(Config.load(run.folder / "config.json"))
     for name in (each.name for each in fields(Config) if each.name not in MAY_DIFFER):
         then, now = getattr(before, name), getattr(run.config, name)
-        if name in PATHS:
+        if name in with_role("path"):
             then, now = _absolute(then), _absolute(now)
         if then != now:
             raise ConfigError(

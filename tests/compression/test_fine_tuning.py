@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from him.compression import pipeline
-from him.compression.fine_tuning import fine_tuning_config
 from him.compression.pruning import magnitude_masks
 from him.config import Config
 from him.tasks import task_class
@@ -18,55 +17,6 @@ from tests.compression.tiny import IN_FP32, TASKS, compressed_run, loaded, new_m
 from tests.small_runs import records
 
 EVERY_TASK = pytest.mark.parametrize("task_type", TASKS)
-BEFORE = {"num_epochs": 6, "learning_rate": 1e-3, "batch_size": 16}
-
-
-# -- settings ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("more", "num_epochs", "max_steps"),
-    [
-        ({}, 2, 20),
-        ({"num_epochs": 1}, 1, 4),
-        ({"num_epochs": 4}, 2, 14),
-        ({"max_steps": 12}, 1, 4),
-        ({"max_steps": 1000}, 2, 20),
-        ({"max_steps": 1}, 1, 1),
-        ({"fine_tune_epochs": 5}, 5, None),
-        ({"fine_tune_epochs": 5, "max_steps": 3}, 5, None),
-        ({"early_stopping_epochs": 1}, 1, 10),
-        ({"early_stopping_epochs": 9}, 2, 20),
-        ({"dry_run": True, "max_steps": 2}, 1, 2),
-        ({"dry_run": True, "fine_tune_epochs": 3}, 3, 2),
-    ],
-)
-def test_budget(more, num_epochs, max_steps):
-    """10 steps an epoch; a third of the steps before, rounded up, unless epochs are asked for.
-
-    A training that may have stopped early was at most as long as its best epoch, the second, and its patience.
-    """
-    config = fine_tuning_config(Config(**BEFORE | more), 10, best_step=20)
-    assert (config.num_epochs, config.max_steps) == (num_epochs, max_steps)
-
-
-@pytest.mark.parametrize(
-    ("more", "rate", "of_muon"),
-    [({}, 5e-4, 0.01), ({"fine_tune_learning_rate": 2e-3}, 2e-3, 0.04), ({"fine_tune_learning_rate": 9.0}, 9.0, 10.0)],
-)
-def test_rates(more, rate, of_muon):
-    config = fine_tuning_config(Config(**BEFORE | more), 10, best_step=20)
-    assert (config.learning_rate, config.muon_learning_rate) == (pytest.approx(rate), pytest.approx(of_muon))
-
-
-def test_what_else_is_other_than_before():
-    before = Config(**BEFORE, early_stopping_epochs=2, eval_every_steps=3, seed=4, ema_decay=0.9, dropout=0.2)
-    after = fine_tuning_config(before, 10, best_step=20)
-    different = {name for name, value in after.to_dict().items() if value != getattr(before, name) and value != []}
-    assert different == {
-        *("num_epochs", "max_steps", "learning_rate", "muon_learning_rate", "early_stopping_epochs"),
-        *("eval_every_steps", "bertscore_samples"),
-    }
 
 
 # -- loss --------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The whole stage: what it leaves after a run, and that a kill, a Ctrl-C or a refusal at any moment harms nothing."""
 
-import dataclasses
 import json
 import os
 import shlex
@@ -19,9 +18,9 @@ from PIL import Image
 import him
 from him.compression import pipeline
 from him.config import Config
-from him.config.options.shared import CompressionOptions
+from him.config.options import OPTIONS, with_role
 from him.core.errors import CheckpointError, ConfigError
-from him.core.files import verify_folder
+from him.core.files import checksum, verify_folder, write_json
 from him.runs.models import STAGES, stage_folder
 from him.training.trainer import Trainer
 from him.workflows.compress import compress_run
@@ -92,8 +91,7 @@ def test_the_report(task_type):
 def test_what_python_gets_is_what_is_written(task_type):
     compressed = compressed_run(task_type)
     assert compressed.result["compression"] == report_of(compressed.run)
-    options = {each.name: compressed.settings.get(each.name, each.default)
-               for each in dataclasses.fields(CompressionOptions) if each.name != "compress"}  # fmt: skip
+    options = {name: compressed.settings.get(name, OPTIONS[name].default) for name in with_role("compression")}
     assert options.items() <= report_of(compressed.run)["settings"].items()
 
 
@@ -109,7 +107,8 @@ def test_every_file_of_the_layout(task_type):
     for stage in STAGES:
         assert stage_folder(run, stage) == stage_of(run, stage)
         verify_folder(stage_of(run, stage))
-    assert not [path for path in run.iterdir() if path.name.startswith((".", "compressed.")) or path.suffix == ".old"]
+    left = [path for path in run.iterdir() if path.name.startswith((".", "compressed.")) or path.suffix == ".old"]
+    assert [path.name for path in left] == [".lock"]
 
 
 @EVERY_TASK
@@ -251,7 +250,7 @@ def test_other_settings_take_the_place_of_the_earlier_result(copied):
     assert report["settings"]["pruning_amount"] == 0.6
     assert set(weights_of(run)) == {"compressed/int8/model.safetensors", "compressed/pruned/model.safetensors"}
     assert all(len(content) < len(before[name]) for name, content in weights_of(run).items())
-    assert not [path.name for path in run.iterdir() if path.name not in tree(compressed_run("lm").run)]
+    assert not {path.name for path in run.iterdir()} - {".lock", *tree(compressed_run("lm").run)}
 
 
 def test_the_same_settings_give_the_same_weights(copied):
@@ -501,3 +500,16 @@ def test_models_are_not_alike_by_chance():
     task, other = new_model("lm")
     batch = random_batch(task)
     assert not torch.equal(outputs(task, other, batch), outputs(task, loaded("lm", "trained")[1], batch))
+
+
+def test_a_report_of_an_earlier_version_has_the_names_of_today(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.safetensors").write_bytes(b"weights")
+    settings = {"trained": checksum(tmp_path / "best" / "model.safetensors"), "distillation": 0.25}
+    (tmp_path / "compressed").mkdir()
+    write_json(tmp_path / "compressed" / "report.json", {"settings": settings, "stages": [{}], "metric": "F1"})
+    found = pipeline.report_of(tmp_path)
+    assert found["settings"] == {"trained": settings["trained"], "fine_tune_distillation_weight": 0.25}
+    for damaged in ([], {"distillation": 0.25, "fine_tune_distillation_weight": 0.25, **settings}, None):
+        write_json(tmp_path / "compressed" / "report.json", {"settings": damaged, "stages": [{}]})
+        assert pipeline.report_of(tmp_path) is None

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import him
-from him.config.options.shared import CompressionOptions
+from him.config.options import with_role
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import write_checksums
 from him.workflows.compress import compress_run, sweep
@@ -48,7 +47,7 @@ def test_the_settings_of_the_run_hold_where_nothing_else_is_said(copied):
     run = copied("lm")
     before = {name: content for name, content in tree(run).items() if not name.startswith("compressed")}
     report = compress_run(run, {"fine_tune_epochs": 0})
-    names = [*(each.name for each in fields(CompressionOptions) if each.name != "compress"), "trained", "seed"]
+    names = [*with_role("compression"), "trained", "seed"]
     of_run = compressed_run("lm").result["compression"]["settings"] | {"fine_tune_epochs": 0}
     assert {name: report["settings"][name] for name in names} == {name: of_run[name] for name in names}
     after = {name: content for name, content in tree(run).items() if not name.startswith("compressed")}

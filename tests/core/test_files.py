@@ -1,10 +1,13 @@
 """Folders that are whole or absent: a fault, or a kill, is injected before every single call to the file system."""
 
 import errno
+import fcntl
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,15 +20,19 @@ import pytest
 from him.core.errors import CheckpointError
 from him.core.files import (
     CHECKSUMS,
+    LOCK,
     CannotWrite,
     cannot_write,
     checksum,
     find_folder,
+    locked,
     remove_leftovers,
+    sync,
     verify_folder,
     write_folder,
     write_json,
 )
+from him.runs.appended_file import AppendedFile
 
 WATCHED = (
     (os, "rename"),
@@ -240,3 +247,106 @@ def test_json_is_replaced_whole(tmp_path):
     assert json.loads(path.read_text(encoding="utf-8")) == {"name": "Zoë"}
     assert "Zoë" in path.read_text(encoding="utf-8")
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+# -- as on Windows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_on_windows(monkeypatch):
+    """Folders cannot be opened, and what is open for reading cannot be flushed."""
+    original = os.open
+
+    def open_file(path, flags, *args, **kwargs):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, flags, *args, **kwargs)
+
+    def flush(handle):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)  # rmtree opens folders, but not on Windows
+
+
+@pytest.mark.usefixtures("as_on_windows")
+def test_everything_is_saved_where_folders_cannot_be_flushed(tmp_path):
+    for text in ("first", "second"):
+        write_folder(tmp_path / "best", fill(text))
+        assert content(tmp_path / "best") == text
+    write_json(tmp_path / "a.json", {"a": 1})
+    file = AppendedFile(tmp_path / "records")
+    file.write(b"abc")
+    file.flush(to_disk=True)
+    file.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"best", "a.json", "records"}
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_flushed(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(os, "open", mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(PermissionError):
+        sync(tmp_path / "a")
+
+
+# -- locks -------------------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+if sys.argv[2] == "no fcntl":
+    sys.modules["fcntl"] = None
+from him.core.errors import CheckpointError
+from him.core.files import locked
+try:
+    with locked(Path(sys.argv[1])):
+        print("has it", flush=True)
+        sys.stdin.read()
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("system", ["fcntl", "no fcntl"])
+def test_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path, system):
+    def begin() -> subprocess.Popen:
+        command = [sys.executable, "-W", "ignore", "-c", HOLD, tmp_path, system]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen(command, text=True, cwd=Path(__file__).parents[2], **pipes)
+
+    refusal = f"{tmp_path}: another process writes to this run; wait for it, or stop it\n"
+    first = begin()
+    assert first.stdout.readline() == "has it\n"
+    assert begin().communicate()[0] == refusal
+    first.kill()
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
+    second = begin()
+    assert second.stdout.readline() == "has it\n"
+    assert begin().communicate()[0] == refusal
+    second.communicate()  # ends by itself
+    assert begin().communicate()[0] == "has it\n"
+    assert {path.name for path in tmp_path.iterdir()} == ({LOCK} if system == "fcntl" else set())
+
+
+def test_two_at_once_in_a_process(tmp_path):
+    for _ in range(2):
+        with (
+            locked(tmp_path),
+            pytest.raises(CheckpointError, match="another process writes to this run"),
+            locked(tmp_path),
+        ):
+            pytest.fail("both have it")
+    assert (tmp_path / LOCK).read_bytes() == b""
+
+
+@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EROFS"])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
+    number = getattr(errno, code)
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(number, os.strerror(number))))
+    with locked(tmp_path):
+        (tmp_path / "written").touch()
+    with locked(tmp_path):
+        pass

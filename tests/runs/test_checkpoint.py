@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +18,7 @@ from him.runs.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
     Checkpoints,
+    DamagedCheckpoint,
     check_finite,
     load_tensors,
     load_weights,
@@ -38,11 +40,11 @@ def no_waiting(monkeypatch):
 STATE = {"loop": {"best_value": 0.1 + 0.2}, "machine": {"num_threads": 1}, "config": {}}
 
 
-def checkpoint(seed: int = 0, averaged: bool = True) -> Checkpoint:
+def checkpoint(seed: int = 0, ema: bool = True) -> Checkpoint:
     torch.manual_seed(seed)
     weights = {"a.weight": torch.randn(3, 4), "a.bias": torch.randn(3), "half": torch.randn(2).bfloat16()}
-    moments = {"a.weight.exp_avg": torch.randn(3, 4), "a.weight.step": torch.tensor(7.0)}
-    return Checkpoint(STATE, weights, moments, {"a.bias": torch.randn(3)} if averaged else {})
+    state = {"a.weight.exp_avg": torch.randn(3, 4), "a.weight.step": torch.tensor(7.0)}
+    return Checkpoint(STATE, weights, state, {"a.bias": torch.randn(3)} if ema else {})
 
 
 def rewrite(path: Path, content: bytes) -> None:
@@ -51,9 +53,9 @@ def rewrite(path: Path, content: bytes) -> None:
     write_checksums(path.parent)
 
 
-@pytest.mark.parametrize("averaged", [True, False])
-def test_bit_for_bit(tmp_path, averaged):
-    saved = checkpoint(ema=averaged)
+@pytest.mark.parametrize("ema", [True, False])
+def test_bit_for_bit(tmp_path, ema):
+    saved = checkpoint(ema=ema)
     Checkpoints(tmp_path / "checkpoints", 2).save(saved, 12)
     loaded = Checkpoints(tmp_path / "checkpoints", 2).load_newest()
     assert loaded.state == {"format_version": FORMAT_VERSION, "step": 12, **STATE}
@@ -179,7 +181,7 @@ def test_a_state_that_is_none(tmp_path, content):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("part", ["weights", "moments", "averaged"])
+@pytest.mark.parametrize("part", ["weights", "optimizer_state", "ema"])
 def test_no_checkpoint_holds_a_number_that_is_not_finite(tmp_path, part, value):
     bad = checkpoint()
     name, tensor = next(iter(getattr(bad, part).items()))
@@ -221,7 +223,7 @@ def test_a_full_disk_harms_nothing(tmp_path, name):
 
 
 def test_optimizer_state_by_name():
-    """The moments go into another optimizer, after which both make the same update."""
+    """The state goes into another optimizer, after which both make the same update."""
     torch.manual_seed(0)
     models = [nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
@@ -247,6 +249,81 @@ def test_optimizer_state_by_name():
         update(model, own)
     for name, weight in models[0].state_dict().items():
         assert torch.equal(weight, models[1].state_dict()[name]), name
+
+
+class Counting(torch.optim.Optimizer):
+    """Moves less with each update; what it remembers are Python numbers, a tensor of them, and nothing."""
+
+    def __init__(self, parameters) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            if not state:
+                state |= {"count": 0, "rate": 0.1, "turned": False, "scale.per.row": torch.ones(len(parameter))}
+                state["unset"] = None
+            assert [type(state[key]) for key in ("count", "rate", "turned")] == [int, float, bool]
+            state["count"] += 1
+            state["rate"] *= 0.9
+            state["turned"] = not state["turned"]
+            state["scale.per.row"] *= 0.7
+            factor = state["rate"] * (-1 if state["turned"] else 1) / state["count"]
+            parameter.sub_(parameter.grad * (factor * state["scale.per.row"]).view(-1, *[1] * (parameter.dim() - 1)))
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "Adamax": lambda parameters: torch.optim.Adamax(parameters, lr=0.01),
+    "NAdam": lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
+    "Adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=0.01),
+    "AdamW, amsgrad": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, amsgrad=True, fused=True),
+    "SGD, momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
+    "Muon": lambda parameters: torch.optim.Muon([each for each in parameters if each.dim() == 2], lr=0.01),
+    "numbers": Counting,
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_goes_on_the_same(tmp_path, kind):
+    """Only the state of AdamW and Muon used to be put back; of others parts were lost, without a word."""
+
+    def begin() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)))
+        return model, OPTIMIZERS[kind](list(model.parameters()))
+
+    def update(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+            (model(inputs) * 0.3 ** (step % 4)).square().sum().backward()  # gradients fall too, which amsgrad remembers
+            optimizer.step()
+            model.zero_grad()
+
+    straight, optimizer = begin()
+    update(straight, optimizer, range(5))
+    weights, held = straight.state_dict(), optimizer_tensors(straight, [optimizer])
+    Checkpoints(tmp_path, 1).save(Checkpoint(STATE, weights, held, {}), 5)
+    update(straight, optimizer, range(5, 9))
+
+    saved = Checkpoints(tmp_path, 1).load_newest()
+    model, optimizer = begin()
+    model.load_state_dict(saved.weights)
+    restore_optimizers(model, [optimizer], saved.optimizer_state)
+    again = optimizer_tensors(model, [optimizer])
+    assert again.keys() == saved.optimizer_state.keys()
+    assert all(tensor.dtype == again[name].dtype for name, tensor in saved.optimizer_state.items())
+    update(model, optimizer, range(5, 9))
+    for name, weight in straight.state_dict().items():
+        assert torch.isfinite(weight).all() and torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_what_cannot_be_saved_of_an_optimizer_is_not_lost_in_silence():
+    model = nn.Linear(2, 2)
+    (optimizer,) = build_optimizers(model, Config())
+    optimizer.state[model.bias] = {"history": [torch.zeros(2)]}
+    with pytest.raises(TypeError, match=r"^bias\.history: an optimizer's list cannot be saved$"):
+        optimizer_tensors(model, [optimizer])
 
 
 def test_an_optimizer_without_state_has_no_tensors():
@@ -317,3 +394,15 @@ def test_another_architecture_is_named(tmp_path, saved, message):
 def test_weights_from_memory():
     with pytest.raises(CheckpointError, match="^the run: weight has shape .*; do that$"):
         put_weights(nn.Linear(2, 3), nn.Linear(5, 3).state_dict(), "the run", "do that")
+
+
+def test_settings_of_an_earlier_version_have_their_names_of_today(tmp_path):
+    """An old run that was stopped in pretraining used to be refused: its settings looked as if they had changed."""
+    checkpoints = Checkpoints(tmp_path, 1)
+    stored = {**STATE, "config": {"conv_width": 7, "seed": 1}}
+    checkpoints.save(Checkpoint(stored, {"weight": torch.ones(1)}, {}, {}), 1)
+    assert checkpoints.load_newest().state["config"] == {"conv_kernel_size": 7, "seed": 1}
+    both = {**STATE, "config": {"conv_width": 7, "conv_kernel_size": 7}}
+    checkpoints.save(Checkpoint(both, {"weight": torch.ones(1)}, {}, {}), 2)
+    with pytest.raises(DamagedCheckpoint, match="conv_width and conv_kernel_size are names of one setting"):
+        checkpoints.load(checkpoints.path_of(2))

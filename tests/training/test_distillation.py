@@ -20,6 +20,7 @@ from tests.small_runs import (
     kill_at,
     trained_run,
     trained_writer,
+    tree,
 )
 
 STUDENT = {"embed_dim": 16, "batch_size": 16, "num_epochs": 2, "vocab_size": 300, "save_every_steps": 4}
@@ -66,6 +67,21 @@ def test_a_killed_student_goes_on_the_same(settings):
 def test_a_student_is_compressed_as_others(settings):
     finished = call_main(*flags({**settings, "compress": True, "dry_run": True, "run_name": "compressed"}))
     assert (finished.status, finished.err) == (0, "")
+
+
+def test_a_finished_compression_of_a_student_is_not_made_again(settings):
+    """Its report names the data alone; it used to be looked up under the data and the teacher, and never found."""
+    finished = call_main(*flags({**settings, "compress": True, "dry_run": True, "run_name": "finished"}))
+    assert (finished.status, finished.err) == (0, "")
+    run = Path(settings["output_dir"]) / "finished"
+    before = tree(run / "compressed")
+    amount = json.loads(before["report.json"])["settings"]["pruning_amount"]
+    finished = call_main("--resume", run, "--pruning_amount", amount)
+    assert (finished.status, finished.err) == (0, "")
+    assert tree(run / "compressed") == before
+    finished = call_main("--resume", run, "--pruning_amount", "0.6")
+    assert (finished.status, finished.err) == (0, "")
+    assert json.loads(tree(run / "compressed")["report.json"])["settings"]["pruning_amount"] == 0.6
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from him.core.errors import CheckpointError, HimError
 from him.runs.checkpoint import Checkpoints, load_tensors
 from him.tasks.base import Evaluation, LossSums, Task
 from him.training.optimizers import lr_at
-from him.training.trainer import Trainer
+from him.training.trainer import RolledBack, Trainer
 from tests.small_runs import new_trainer, records, scalar_series, small_settings
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -275,19 +275,19 @@ def test_plateau_halves_after_each_epoch_that_brings_nothing(tmp_path):
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025])
 
 
-def test_averaged_weights_are_evaluated_and_kept_and_the_others_trained_on(tmp_path):
+def test_ema_weights_are_evaluated_and_kept_and_the_others_trained_on(tmp_path):
     trainer = toy(tmp_path, [1.0, 2.0], ema_decay=0.9)
     plain = toy(tmp_path / "plain", [1.0, 2.0])
     trainer.fit()
     plain.fit()
     assert torch.equal(trainer.model.weight, plain.model.weight), "averaging changes no update"
-    averaged = trainer.ema.weights["weight"]
-    assert not torch.equal(averaged, trainer.model.weight)
-    assert torch.equal(trainer.task.evaluated[-1], averaged)
-    assert torch.equal(load_tensors(tmp_path / "best" / "model.safetensors")["weight"], averaged)
+    ema = trainer.ema.weights["weight"]
+    assert not torch.equal(ema, trainer.model.weight)
+    assert torch.equal(trainer.task.evaluated[-1], ema)
+    assert torch.equal(load_tensors(tmp_path / "best" / "model.safetensors")["weight"], ema)
     checkpoint = last_checkpoint(trainer)
     assert torch.equal(checkpoint.weights["weight"], trainer.model.weight)
-    assert torch.equal(checkpoint.ema["weight"], averaged)
+    assert torch.equal(checkpoint.ema["weight"], ema)
 
 
 def test_lines_after_each_epoch(tmp_path, capsys):
@@ -348,6 +348,30 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path, capsys, value):
     said = f"gradient norm {value:.4g}; first not finite: the gradient of bias for training "
     assert said in capsys.readouterr().out
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("key", ["max_exp_avg_sq", "a_number"])
+def test_whatever_an_optimizer_holds_has_to_be_finite(tmp_path, capsys, key):
+    """An infinite `max_exp_avg_sq` stops a weight for ever, and nothing else shows it: the weights stay finite."""
+    trainer = toy(tmp_path, [1.0] * 2)
+    trainer.optimizers = [torch.optim.AdamW(trainer.model.parameters(), amsgrad=True, fused=True)]
+    trainer.optimizers[0].param_groups[0]["lr_ratio"] = 1.0
+    trainer.save()
+    trainer._start_epoch()
+    trainer.train_step()
+    trainer.state.step += 1
+    state = trainer.optimizers[0].state[trainer.model.weight]
+    if key == "a_number":
+        state[key] = math.inf
+    else:
+        state[key].view(-1)[0] = math.inf
+    capsys.readouterr()
+    with pytest.raises(RolledBack):
+        trainer.train_step()
+    first, second = capsys.readouterr().out.splitlines()
+    named = key if key == "max_exp_avg_sq" else f"{key}.number"
+    assert first.endswith(f"first not finite: the optimizer state weight.{named}")
+    assert second.startswith("back to step 0; ")
 
 
 def test_refused_steps_count_in_no_mean_and_are_null_in_the_records(tmp_path):

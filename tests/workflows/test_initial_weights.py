@@ -9,8 +9,10 @@ from transformers import BertConfig, BertModel
 
 import him
 from him.config.bert import RECIPE, is_bert
-from him.config.config import Config, with_shape_of_earlier
-from him.core.errors import CheckpointError
+from him.config.config import Config
+from him.config.earlier import read_earlier
+from him.config.resolve import resolve
+from him.core.errors import CheckpointError, ConfigError
 from him.runs.checkpoint import load_tensors
 from him.tasks.squad.task import SquadTask
 from him.text.tokenizer import parse_tokenizer
@@ -58,8 +60,7 @@ def copy_of(encoder: Path, folder: Path, **changes) -> Path:
 
 @pytest.mark.parametrize("lexical", [False, True])
 def test_outputs_are_those_of_the_encoder(encoder, lexical):
-    settings = with_shape_of_earlier({"init_from": str(encoder), "lexical_features": lexical})
-    config = SquadTask.resolve(Config(**settings))
+    config = resolve(Config(init_from=encoder, lexical_features=lexical), read_earlier(str(encoder)))
     assert (config.embed_dim, config.num_encoder_layers, config.norm_first, config.max_seq_len) == (32, 2, False, 200)
     assert config.learning_rate == RECIPE["learning_rate"]
     task = SquadTask(config, parse_tokenizer(encoder / "tokenizer.json"), None, False)
@@ -84,7 +85,7 @@ def test_names_of_a_model_with_a_head(encoder, tmp_path):
     folder = copy_of(encoder, tmp_path / "bert")
     weights = load_tensors(encoder / "model.safetensors")
     save_tensors({f"bert.{name}": each for name, each in weights.items()}, folder / "model.safetensors")
-    config = SquadTask.resolve(Config(**with_shape_of_earlier({"init_from": str(folder)})))
+    config = resolve(Config(init_from=folder), read_earlier(str(folder)))
     model = SquadTask(config, parse_tokenizer(folder / "tokenizer.json"), None, False).build_model()
     load_bert(model, folder)
     assert torch.equal(model.embedding.tokens.weight, weights["embeddings.word_embeddings.weight"])
@@ -148,4 +149,40 @@ def test_files_that_are_missing(encoder, tmp_path, name):
     (folder / name).unlink()
     assert is_bert(folder)
     with pytest.raises(CheckpointError, match=f"it has no {name}; use a folder with config.json, model.safetensors"):
-        with_shape_of_earlier({"init_from": str(folder)})
+        read_earlier(str(folder))
+
+
+# -- the same from Python ----------------------------------------------------------------------------------------------
+
+
+def test_python_and_the_command_line_are_one_program(data, encoder, tmp_path):
+    """`him.train` used to refuse eight settings that nobody had set, and to train without the encoder's recipe."""
+    settings = {**data, "init_from": str(encoder), "max_steps": 2, "compress": False}
+    finished = call_main(*flags({**settings, "run_name": "typed"}))
+    assert (finished.status, finished.err) == (0, "")
+    run = Path(him.train(Config(**settings, run_name="called"))["run"])
+    typed = run.with_name("typed")
+    assert {**json.loads((run / "config.json").read_text()), "run_name": "typed"} == json.loads(
+        (typed / "config.json").read_text()
+    )
+    assert (run / "best/model.safetensors").read_bytes() == (typed / "best/model.safetensors").read_bytes()
+
+
+def test_an_earlier_run_from_python(data, tmp_path):
+    """Its shape used to be taken over by the command line alone; from Python the weights did not fit."""
+    own = {"embed_dim": 32, "num_encoder_layers": 1, "num_heads": 2, "dim_feedforward": 64, "max_seq_len": 96}
+    settings = {**data, "max_steps": 2, "compress": False, "output_dir": str(tmp_path)}
+    earlier = him.train(Config(**settings, **own, vocab_size=500, run_name="earlier"))["run"]
+    settings |= {"init_from": earlier}
+    run = Path(him.train(Config(**settings, run_name="called"))["run"])
+    config = Config.load(run / "config.json")
+    assert own.items() <= config.to_dict().items() and config.pretrain_epochs == 0
+    assert call_main(*flags({**settings, "run_name": "typed"})).status == 0
+    assert (run / "best/model.safetensors").read_bytes() == (tmp_path / "typed/best/model.safetensors").read_bytes()
+
+
+def test_what_was_given_and_is_not_as_in_the_encoder_is_refused(data, encoder):
+    with pytest.raises(ConfigError, match="--norm_first True is False there; leave these flags out$"):
+        him.train(Config(**{**data, "init_from": encoder, "norm_first": True}))
+    with pytest.raises(ConfigError, match="the encoder reads in both directions, and --task_type lm does not"):
+        him.train(Config(task_type="lm", init_from=encoder))

@@ -343,3 +343,14 @@ def test_a_writer_needs_texts_that_are_there(writer):
     for blank in ("", " ", "\n\t", "\u00a0"):
         with pytest.raises(ConfigError, match="^--text is empty; give a document$"):
             predictor.predict(text=blank)
+
+
+def test_old_keywords_are_taken_with_a_warning(run, tmp_path):
+    with pytest.warns(DeprecationWarning, match="^warmup_share is called warmup_ratio$") as found:
+        assert him.load(run, warmup_share=0.25).config.warmup_ratio == 0.25
+    assert [each.filename for each in found] == [__file__]
+    (tmp_path / "file").write_text("")
+    with pytest.warns(DeprecationWarning, match="^announce is called on_result$") as found:
+        with pytest.raises(ConfigError, match="is a file; name a folder"):
+            him.train(him.Config(output_dir=tmp_path / "file"), announce=print)
+    assert [each.filename for each in found] == [__file__]

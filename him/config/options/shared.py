@@ -1,83 +1,102 @@
-"""Every setting: a field here is a flag, a YAML key, an argument and a line of `--help`.
+"""The settings that more than one task reads: a field here is a flag, a YAML key, an argument and a line of `--help`.
 
 A default of None stands for the task's own value, or for none.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from him.config.options.option import option
 
 
-def option(default: Any, help: str, **checks: Any) -> Any:
-    """A dataclass field that is also a flag.
+def _even(width: int) -> str:
+    return f"{width} is even; use {width + 1}, or 0 for none" if width and width % 2 == 0 else ""
 
-    Args:
-        default: its value when nobody names one; None stands for "the task's own" or "none".
-        help: its line in `--help`.
-        **checks: `choices`, `low` and `high` (inclusive), `above` and `below` (exclusive), `aliases` (other flags),
-            `tasks` (the only ones that read it).
-    """
-    return field(default=default, metadata={"help": help, **checks})
+
+def _no_device(name: str) -> str:
+    return "" if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) else f"{name} is not known; use auto, cpu, cuda or cuda:N"
+
+
+def _no_folder_name(name: str) -> str:
+    is_plain = name not in ("", "..") and Path(name).name == name
+    return "" if is_plain else f"{name!r} is not a plain folder name; use --output_dir for the place"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The network."""
 
-    num_encoder_layers: int = option(4, "encoder layers", low=1, high=1000, aliases=("num_layers",))
-    embed_dim: int = option(256, "width of the encoder", low=1, high=2**16)
-    num_heads: int = option(8, "attention heads; divides --embed_dim", low=1, high=2**16)
-    dim_feedforward: int = option(1024, "width of the feed-forward layers", low=1, high=2**20, aliases=("ff_dim",))
+    num_encoder_layers: int = option(4, "encoder layers", role="shape", low=1, high=1000, aliases=("num_layers",))
+    embed_dim: int = option(256, "width of the encoder", role="shape", low=1, high=2**16)
+    num_heads: int = option(8, "attention heads; divides --embed_dim", role="shape", low=1, high=2**16)
+    dim_feedforward: int = option(
+        1024, "width of the feed-forward layers", role="shape", low=1, high=2**20, aliases=("ff_dim",)
+    )
     layer_heads: tuple[int, ...] = option(
         (),
         "heads of each layer, as pruning leaves them, --embed_dim / --num_heads wide (none: --num_heads)",
+        role="shape",
         low=1,
         high=2**16,
     )
     layer_feedforward: tuple[int, ...] = option(
-        (), "feed-forward width of each layer, as pruning leaves them (none: --dim_feedforward)", low=1, high=2**20
+        (),
+        "feed-forward width of each layer, as pruning leaves them (none: --dim_feedforward)",
+        role="shape",
+        low=1,
+        high=2**20,
     )
     conv_kernel_size: int | None = option(
         None,
-        "neighbours that a convolution before each attention mixes; odd, 0 is off [the task's own]",
+        "neighbours that a convolution before each attention mixes; odd, 0 is off",
+        role="shape",
+        check=_even,
+        fallback=0,
         low=0,
         high=63,
         aliases=("conv_width",),
     )
-    norm_first: bool = option(True, "pre-LN; --no-norm_first is post-LN")
-    layer_norm_eps: float = option(1e-5, "added to the variance in all norms", above=0.0, high=1.0)
+    norm_first: bool = option(True, "pre-LN; --no-norm_first is post-LN", role="shape")
+    layer_norm_eps: float = option(1e-5, "added to the variance in all norms", role="shape", above=0.0, high=1.0)
     activation: str | None = option(
-        None, "of the feed-forward layers [the task's own]", choices=("gelu", "relu_squared")
+        None, "of the feed-forward layers", role="shape", fallback="gelu", choices=("gelu", "relu_squared")
     )
-    positions: str = option("rotary", "how the model knows places", choices=("rotary", "learned"))
+    positions: str = option("rotary", "how the model knows places", role="shape", choices=("rotary", "learned"))
     dropout: float | None = option(
-        None, "dropout on embeddings and residual branches [the task's own]", low=0.0, below=1.0
+        None, "dropout on embeddings and residual branches", role="optimization", fallback=0.1, low=0.0, below=1.0
     )
     variational_dropout: bool | None = option(
-        None, "all places of a sample lose the same channels [the task's own]", aliases=("shared_dropout",)
+        None,
+        "all places of a sample lose the same channels",
+        role="optimization",
+        fallback=False,
+        aliases=("shared_dropout",),
     )
-    attention_dropout: float = option(0.0, "dropout on attention weights; slow", low=0.0, below=1.0)
+    attention_dropout: float = option(
+        0.0, "dropout on attention weights; slow", role="optimization", low=0.0, below=1.0
+    )
     word_dropout: float | None = option(
-        None, "share of tokens hidden while training [the task's own]", low=0.0, below=1.0
+        None, "share of tokens hidden while training", role="optimization", fallback=0.0, low=0.0, below=1.0
     )
-    lexical_features: bool = option(
-        True, "question answering: feed in word matches, shapes and rarity", tasks=("squad",)
-    )
-    copy_head: bool = option(True, "summarization: words may be copied from the document", tasks=("summarization",))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The data."""
 
-    task_type: str = option("squad", "what to learn: squad, summarization or lm")
-    dataset: str | None = option(None, "hub name, or `sample` for the built-in data (none: the task's public set)")
-    dataset_config: str | None = option(
-        None, "which configuration of the hub's set (none: the task's own, or its only)"
+    task_type: str = option("squad", "what to learn", role="examples")
+    dataset: str | None = option(
+        None, "hub name, or `sample` for the built-in data (none: the task's public set)", role=("data", "validation")
     )
-    train_file: tuple[str, ...] = option((), "local training files")
+    dataset_config: str | None = option(
+        None, "which configuration of the hub's set (none: the task's own, or its only)", role="data"
+    )
+    train_file: tuple[str, ...] = option((), "local training files", role=("data", "path"), metavar="FILE")
     train_file_weights: tuple[float, ...] = option(
         (),
         "how often the examples of each --train_file are seen in an epoch, such as 1 0.5 (none: once each)",
+        role="data",
         low=0.0,
         high=4.0,
         tasks=("squad", "summarization"),
@@ -86,56 +105,40 @@ class DataOptions:
     end_with_first_file: bool = option(
         False,
         "the last epoch ends with the examples of the first --train_file",
+        role="data",
         tasks=("squad", "summarization"),
         aliases=("first_file_last",),
     )
-    num_augmentations: int | None = option(
-        None,
-        "squad: each epoch sees one of so many variants of a question, with words and sentences left out, or the "
-        "question itself; 0 is off [the task's own]",
-        low=0,
-        high=100,
-        tasks=("squad",),
-        aliases=("variants",),
+    validation_file: str | None = option(
+        None, "local validation file; for lm also a folder", role=("data", "validation", "path"), metavar="FILE"
     )
-    validation_file: str | None = option(None, "local validation file; for lm also a folder")
-    corpus_dir: str | None = option(None, "lm: folder whose .txt files, at any depth, are the corpus", tasks=("lm",))
-    document_field: str | None = option(
-        None, "summarization: field with the document (none: `document`)", tasks=("summarization",)
+    sample_size: int | None = option(
+        None, "train on N examples only; lm: N documents of the corpus in all", role=("data", "validation"), low=1
     )
-    summary_field: str | None = option(
-        None, "summarization: field with the summary (none: `summary`)", tasks=("summarization",)
-    )
-    text_field: str | None = option(None, "lm: column of a hub set with the text (none: `text`)", tasks=("lm",))
-    sample_size: int | None = option(None, "train on N examples only; lm: N documents of the corpus in all", low=1)
     validation_size: int | None = option(
-        None, "validate on the first N examples or documents only", low=1, tasks=("summarization", "lm")
+        None,
+        "validate on the first N examples or documents only",
+        role=("data", "validation", "evaluation"),
+        low=1,
+        tasks=("summarization", "lm"),
     )
-    tokenizer: str | None = option(None, "tokenizer to load: folder, file or hub name (none: train one on the data)")
+    tokenizer: str | None = option(
+        None, "tokenizer to load: folder, file or hub name (none: train one on the data)", role=("start", "path")
+    )
     tokenizer_type: str | None = option(
         None,
-        "kind of the trained tokenizer [the task's own]",
+        "kind of the trained tokenizer",
+        role="data",
         choices=("wordpiece", "bpe", "char"),
         tasks=("summarization", "lm"),
     )
-    vocab_size: int | None = option(None, "pieces of the trained tokenizer [the task's own]", low=300, high=1_000_000)
+    vocab_size: int | None = option(None, "pieces of the trained tokenizer", role="data", low=300, high=1_000_000)
     max_seq_len: int | None = option(
-        None, "longest sequence, in tokens [the task's own]", low=16, high=8192, aliases=("seq_len",)
+        None, "longest sequence, in tokens", role=("shape", "examples"), low=16, high=8192, aliases=("seq_len",)
     )
-    max_target_len: int = option(
-        48, "summarization: tokens of --max_seq_len kept for the summary", low=4, high=4096, tasks=("summarization",)
+    cache_dir: str | None = option(
+        None, "where prepared data is kept (none: .cache in --output_dir)", role=("cache", "path"), metavar="FOLDER"
     )
-    doc_stride: int = option(
-        128, "squad: tokens that neighbouring windows of a long context share", low=0, tasks=("squad",)
-    )
-    eval_stride: int | None = option(
-        None,
-        "lm: new tokens that each validation window scores; fewer see more context (none: --seq_len)",
-        low=1,
-        tasks=("lm",),
-    )
-    max_answer_words: int = option(15, "squad: longest answer, in words", low=1, tasks=("squad",))
-    cache_dir: str | None = option(None, "where prepared data is kept (none: .cache in --output_dir)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,26 +146,42 @@ class OptimizationOptions:
     """Optimization."""
 
     optimizer: str | None = option(
-        None, "muon: matrices inside the layers by Muon, the rest by AdamW [the task's own]", choices=("adamw", "muon")
+        None,
+        "muon: matrices inside the layers by Muon, the rest by AdamW",
+        role="optimization",
+        fallback="adamw",
+        choices=("adamw", "muon"),
     )
-    learning_rate: float = option(1e-3, "highest learning rate", above=0.0, high=10.0)
-    muon_learning_rate: float = option(0.02, "highest learning rate of Muon's matrices", above=0.0, high=10.0)
+    learning_rate: float = option(1e-3, "highest learning rate", role="optimization", above=0.0, high=10.0)
+    muon_learning_rate: float = option(
+        0.02, "highest learning rate of Muon's matrices", role="optimization", above=0.0, high=10.0
+    )
     schedule: str = option(
-        "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "constant", "plateau")
+        "cosine",
+        "learning rate after the warm-up",
+        role="optimization",
+        choices=("cosine", "linear", "constant", "plateau"),
     )
     warmup_ratio: float = option(
-        0.1, "share of all steps in which the rate rises", low=0.0, below=1.0, aliases=("warmup_share",)
+        0.1,
+        "share of all steps in which the rate rises",
+        role="optimization",
+        low=0.0,
+        below=1.0,
+        aliases=("warmup_share",),
     )
-    weight_decay: float = option(0.01, "AdamW's decay, on matrices only", low=0.0, high=10.0)
-    beta1: float = option(0.9, "AdamW's first moment decay", low=0.0, below=1.0)
-    beta2: float = option(0.98, "AdamW's second moment decay", low=0.0, below=1.0)
-    max_grad_norm: float = option(1.0, "gradient norm to clip to", above=0.0)
+    weight_decay: float = option(0.01, "AdamW's decay, on matrices only", role="optimization", low=0.0, high=10.0)
+    beta1: float = option(0.9, "AdamW's first moment decay", role="optimization", low=0.0, below=1.0)
+    beta2: float = option(0.98, "AdamW's second moment decay", role="optimization", low=0.0, below=1.0)
+    max_grad_norm: float = option(1.0, "gradient norm to clip to", role="optimization", above=0.0)
     label_smoothing: float | None = option(
-        None, "share of the target spread over all classes [the task's own]", low=0.0, below=1.0
+        None, "share of the target spread over all classes", role="optimization", fallback=0.0, low=0.0, below=1.0
     )
     ema_decay: float | None = option(
         None,
-        "decay per step of the EMA weights that are evaluated and kept; 0 is off [the task's own]",
+        "decay per step of the EMA weights that are evaluated and kept; 0 is off",
+        role="optimization",
+        fallback=0.0,
         low=0.0,
         below=1.0,
     )
@@ -173,35 +192,65 @@ class TrainingOptions:
     """Training."""
 
     num_epochs: int | None = option(
-        None, "passes over the training data [the task's own]", low=1, aliases=("epochs", "epoch")
+        None, "passes over the training data", role="budget", fallback=10, low=1, aliases=("epochs", "epoch")
     )
-    max_steps: int | None = option(None, "stop after this many optimizer steps", low=1)
-    batch_size: int | None = option(None, "examples per optimizer step [the task's own]", low=1)
-    micro_batch_size: int | None = option(None, "examples per forward pass; the rest is accumulated", low=1)
-    eval_every_steps: int | None = option(None, "also evaluate every N steps (always: each epoch)", low=1)
+    max_steps: int | None = option(None, "stop after this many optimizer steps", role="budget", low=1)
+    batch_size: int | None = option(None, "examples per optimizer step", role="optimization", fallback=16, low=1)
+    micro_batch_size: int | None = option(
+        None, "examples per forward pass; the rest is accumulated", role="optimization", low=1
+    )
+    eval_every_steps: int | None = option(
+        None, "also evaluate every N steps (always: each epoch)", role="optimization", low=1
+    )
     micro_batch_tokens: int | None = option(
-        None, "tokens per forward pass, padding included; the rest is accumulated (none: 6144 on a CPU)", low=1
+        None,
+        "tokens per forward pass, padding included; the rest is accumulated (none: 6144 on a CPU)",
+        role="optimization",
+        low=1,
     )
-    early_stopping_epochs: int = option(0, "stop when the best epoch is this many epochs ago; 0 is off", low=0)
-    save_every_steps: int | None = option(None, "also save a checkpoint every N steps (always: each epoch)", low=1)
-    save_every_minutes: float = option(1.0, "also save a checkpoint every N minutes; 0 is off", low=0.0)
-    keep_checkpoints: int = option(2, "checkpoints kept for resuming, beside that of the best model", low=1)
+    early_stopping_epochs: int = option(
+        0, "stop when the best epoch is this many epochs ago; 0 is off", role="budget", low=0
+    )
+    save_every_steps: int | None = option(
+        None, "also save a checkpoint every N steps (always: each epoch)", role="report", low=1
+    )
+    save_every_minutes: float = option(1.0, "also save a checkpoint every N minutes; 0 is off", role="report", low=0.0)
+    keep_checkpoints: int = option(
+        2, "checkpoints kept for resuming, beside that of the best model", role="report", low=1
+    )
     init_from: str | None = option(
-        None, "start from the weights and tokenizer of this run, or of a folder with a pretrained BERT encoder"
+        None,
+        "start from the weights and tokenizer of this run, or of a folder with a pretrained BERT encoder",
+        role=("start", "path"),
+        metavar="FOLDER",
     )
-    teacher: str | None = option(None, "learn from the predictions of this run's best model too, and use its tokenizer")
+    teacher: str | None = option(
+        None,
+        "learn from the predictions of this run's best model too, and use its tokenizer",
+        role=("start", "path"),
+        metavar="FOLDER",
+    )
     distillation_weight: float = option(
         0.5,
         "what the predictions of --teacher count; the labels count the rest",
+        role="start",
         low=0.0,
         high=1.0,
         aliases=("teacher_weight",),
     )
-    seed: int = option(0, "decides weights, order, dropout and the built-in data", low=0, high=2**32 - 1)
-    precision: str = option("auto", "auto is bf16 where the hardware has it", choices=("auto", "bf16", "fp32"))
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    num_threads: int | None = option(None, "CPU threads (none: PyTorch's choice)", low=1, high=1024)
-    dry_run: bool = option(False, "two steps of everything, to see that it works")
+    seed: int = option(
+        0,
+        "decides weights, order, dropout and the built-in data",
+        role=("optimization", "decoding"),
+        low=0,
+        high=2**32 - 1,
+    )
+    precision: str = option(
+        "auto", "auto is bf16 where the hardware has it", role="optimization", choices=("auto", "bf16", "fp32")
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", role="machine", check=_no_device)
+    num_threads: int | None = option(None, "CPU threads (none: PyTorch's choice)", role="machine", low=1, high=1024)
+    dry_run: bool = option(False, "two steps of everything, to see that it works", role="data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,54 +258,20 @@ class PretrainingOptions:
     """Before training: learn from the texts alone."""
 
     pretrain_epochs: int | None = option(
-        None, "passes over the training texts without their labels, before the others; 0 is off [the task's own]", low=0
+        None,
+        "passes over the training texts without their labels, before the others; 0 is off",
+        role="start",
+        fallback=0,
+        low=0,
     )
     pretrain_files: tuple[str, ...] = option(
-        (), "more texts for these passes: .txt files and folders of them, or files such as --train_file"
+        (),
+        "more texts for these passes: .txt files and folders of them, or files such as --train_file",
+        role=("start", "path"),
+        metavar="FILE",
     )
-    pretrain_learning_rate: float = option(1e-3, "highest learning rate of these passes", above=0.0, high=10.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationOptions:
-    """Generating text."""
-
-    max_new_tokens: int = option(128, "lm: longest continuation", low=1, high=100_000, tasks=("lm",))
-    num_beams: int | None = option(
-        None, "hypotheses of beam search; 1 is greedy [the task's own]", low=1, high=64, tasks=("summarization", "lm")
-    )
-    length_penalty: float = option(
-        1.0,
-        "beam search: score is log-probability / length ** this",
-        low=-10.0,
-        high=10.0,
-        tasks=("summarization", "lm"),
-    )
-    no_repeat_ngram_size: int | None = option(
-        None,
-        "no run of so many tokens is written twice; 0 is off [the task's own]",
-        low=0,
-        tasks=("summarization", "lm"),
-    )
-    no_repeat_words: bool | None = option(
-        None, "no word is written twice [the task's own]", tasks=("summarization", "lm")
-    )
-    temperature: float = option(
-        0.0,
-        "sampling: 1 as predicted, below 1 safer; 0 takes the likeliest",
-        low=0.0,
-        high=100.0,
-        tasks=("summarization", "lm"),
-    )
-    top_k: int = option(
-        0, "sampling: among the k likeliest tokens only; 0 is off", low=0, tasks=("summarization", "lm")
-    )
-    top_p: float = option(
-        1.0,
-        "sampling: among the likeliest that make up this probability",
-        above=0.0,
-        high=1.0,
-        tasks=("summarization", "lm"),
+    pretrain_learning_rate: float = option(
+        1e-3, "highest learning rate of these passes", role="start", above=0.0, high=10.0
     )
 
 
@@ -264,26 +279,33 @@ class GenerationOptions:
 class CompressionOptions:
     """After training: prune, fine-tune, quantize."""
 
-    compress: bool = option(True, "make the trained model smaller and faster, and measure it")
+    compress: bool = option(True, "make the trained model smaller and faster, and measure it", role="budget")
     pruning_amount: float = option(
-        0.3, "share of the encoder layers' weights to remove; 0: no pruning, no fine-tuning", low=0.0, below=1.0
+        0.3,
+        "share of the encoder layers' weights to remove; 0: no pruning, no fine-tuning",
+        role="compression",
+        low=0.0,
+        below=1.0,
     )
     pruning_method: str = option(
         "taylor",
         "removes whole heads and neurons; magnitude only zeroes weights, for comparison",
+        role="compression",
         choices=("taylor", "magnitude"),
     )
     fine_tune_epochs: int | None = option(
         None,
         "epochs of training after pruning, taught by the unpruned model (none: a third of the steps before)",
+        role="compression",
         low=0,
     )
     fine_tune_learning_rate: float | None = option(
-        None, "highest rate of these epochs (none: half of --learning_rate)", above=0.0, high=10.0
+        None, "highest rate of these epochs (none: half of --learning_rate)", role="compression", above=0.0, high=10.0
     )
     fine_tune_distillation_weight: float = option(
         0.5,
         "what the unpruned model's predictions count in these epochs; the labels count the rest",
+        role="compression",
         low=0.0,
         high=1.0,
         aliases=("distillation",),
@@ -294,29 +316,26 @@ class CompressionOptions:
 class OutputOptions:
     """What is written."""
 
-    output_dir: str = option("runs", "folder of all runs")
-    run_name: str | None = option(None, "name of this run's folder (none: task and time)")
-    attention_dir: str = option("attention_visualizations", "folder of the attention pictures")
+    output_dir: str = option("runs", "folder of all runs", role="path", metavar="FOLDER")
+    run_name: str | None = option(
+        None, "name of this run's folder (none: task and time)", role="path", check=_no_folder_name
+    )
+    attention_dir: str = option(
+        "attention_visualizations", "folder of the attention pictures", role=("report", "path"), metavar="FOLDER"
+    )
     attention_examples: int = option(
-        2, "validation examples whose attention is drawn at each evaluation", low=0, high=50
+        2, "validation examples whose attention is drawn at each evaluation", role="report", low=0, high=50
     )
     eval_samples: int = option(
         200,
         "validation examples generated at each evaluation; all of them at the end; 0 is off",
+        role="evaluation",
         low=0,
         tasks=("summarization", "lm"),
     )
-    bertscore_model: str | None = option(None, "folder or hub name of BERTScore's encoder (none: the installed MiniLM)")
-    bertscore_samples: int = option(200, "predictions that BERTScore reads at each evaluation; 0 is off", low=0)
-
-
-SECTIONS = (
-    ModelOptions,
-    DataOptions,
-    OptimizationOptions,
-    TrainingOptions,
-    PretrainingOptions,
-    GenerationOptions,
-    CompressionOptions,
-    OutputOptions,
-)
+    bertscore_model: str | None = option(
+        None, "folder or hub name of BERTScore's encoder (none: the installed MiniLM)", role="report"
+    )
+    bertscore_samples: int = option(
+        200, "predictions that BERTScore reads at each evaluation; 0 is off", role="report", low=0
+    )

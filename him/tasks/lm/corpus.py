@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from him.config.options.lm import SPEC
 from him.core.errors import CheckpointError
 from him.core.files import sync_folder, verify_folder, write_checksums
 from him.core.messages import fail
@@ -83,7 +84,7 @@ def prepare_corpus(
     settings = (tokenizer_type, vocab_size) if given is None else (given.to_str(),)
     digest = fingerprint(CORPUS_VERSION, settings, splits.train.fingerprint, splits.validation.fingerprint)
     text = (splits.train.fingerprint, splits.validation.fingerprint)
-    folder = cached_folder(cache_dir, f"corpus-{digest}")
+    folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
     try:
         return _load(folder, digest, text)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):

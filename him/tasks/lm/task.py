@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from him.attention_maps import AttentionExample
 from him.config import Config
+from him.config.options.lm import SPEC
 from him.core.compute import Compute
 from him.core.errors import CheckpointError, ConfigError, DataError
 from him.data.cache import cache_folder
@@ -50,10 +50,9 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
     """Predicts the next token of a text, and so continues texts."""
 
     name: ClassVar[str] = "lm"
-    inputs: ClassVar[tuple[str, ...]] = ("text",)
-    defaults: ClassVar[dict[str, Any]] = {"max_seq_len": 128, "vocab_size": 8192, "tokenizer_type": "bpe"}
-    best_metric: ClassVar[str] = "Bits_Per_Byte"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy", "Perplexity", "Bits_Per_Byte")
+    inputs: ClassVar[tuple[str, ...]] = SPEC.inputs
+    best_metric: ClassVar[str] = SPEC.best_metric
+    shown_metrics: ClassVar[tuple[str, ...]] = SPEC.shown_metrics
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config
@@ -173,7 +172,7 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
         """The settings by which an evaluation writes."""
         if self.config.temperature > 0 or self.config.num_beams > 1:
             return self.config
-        return replace(self.config, temperature=SAMPLE_TEMPERATURE)
+        return self.config.with_values(temperature=SAMPLE_TEMPERATURE)
 
     def _sample_prompts(self, ids: np.ndarray) -> list[list[int]]:
         """Beginnings at places spread over a text, none of them across the end of a document."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from him.config.options.squad import SPEC
 from him.core.errors import CheckpointError
 from him.data.cache import cached_folder, fingerprint, load_columns, save_columns
 from him.tasks.squad.features import FeatureOptions, SquadFeatures, build_features, joined
@@ -59,7 +60,7 @@ def prepare_squad(
     # The tokenizer by its content: another one may have come to stand under the same name.
     settings = (given.to_str() if given is not None else None, vocab_size, *astuple(options))
     digest = fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)
-    folder = cached_folder(cache_dir, f"squad-{digest}")
+    folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
     try:
         return _load(folder)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
@@ -93,7 +94,8 @@ def prepare_features(
     """
     counted = fingerprint(*((name, part.to_json()) for name, part in {"": frequencies, **articles}.items()))
     settings = (tokenizer.to_str(), *astuple(options), counted)
-    folder = cached_folder(cache_dir, f"squad-made-{fingerprint(FEATURES_VERSION, settings, data.paragraphs)}")
+    digest = fingerprint(FEATURES_VERSION, settings, data.paragraphs)
+    folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-made-{digest}")
     try:
         return SquadFeatures.from_columns(load_columns(folder))
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):

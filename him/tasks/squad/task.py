@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from him.attention_maps import AttentionExample
 from him.config import Config
+from him.config.options.squad import SPEC
 from him.core.compute import Compute
 from him.data.batching import SamplingWeights
 from him.data.cache import cache_folder
@@ -50,20 +51,9 @@ class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask
     """Finds the answer to a question as a span of its context."""
 
     name: ClassVar[str] = "squad"
-    inputs: ClassVar[tuple[str, ...]] = ("question", "context")
-    # More epochs than 3 or 4 cost F1 on a few thousand questions; the other values were the better of the few tried.
-    defaults: ClassVar[dict[str, Any]] = {
-        "num_epochs": 3,
-        "pretrain_epochs": 4,
-        "batch_size": 32,
-        "conv_kernel_size": 7,
-        "dropout": 0.2,
-        "word_dropout": 0.2,
-        "max_seq_len": 384,
-        "vocab_size": 8000,
-    }
-    best_metric: ClassVar[str] = "F1"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("F1", "Exact_Match")
+    inputs: ClassVar[tuple[str, ...]] = SPEC.inputs
+    best_metric: ClassVar[str] = SPEC.best_metric
+    shown_metrics: ClassVar[tuple[str, ...]] = SPEC.shown_metrics
 
     def __init__(
         self, config: Config, tokenizer: Tokenizer, frequencies: DocumentFrequencies, has_impossible: bool

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from him.config.options.summarization import SPEC
 from him.core.errors import CheckpointError
 from him.core.ragged import Ragged
 from him.data.batching import bucket_length
@@ -69,7 +70,7 @@ def prepare_pairs(
     """
     settings = given.to_str() if given is not None else (kind, vocab_size)
     digest = fingerprint(FEATURES_VERSION, settings, train.pairs, validation.pairs)
-    folder = cached_folder(cache_dir, f"pairs-{digest}")
+    folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
     try:
         return _load(folder)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from him.attention_maps import AttentionExample
 from him.config import Config
+from him.config.options.summarization import SPEC
 from him.core.compute import Compute, in_parts
 from him.core.errors import CheckpointError, ConfigError
 from him.data.batching import SamplingWeights, evaluation_batches
@@ -57,19 +57,8 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
     """Writes a summary of a document."""
 
     name: ClassVar[str] = "summarization"
-    inputs: ClassVar[tuple[str, ...]] = ("text",)
-    defaults: ClassVar[dict[str, Any]] = {
-        "max_seq_len": 208,
-        "vocab_size": 8192,
-        "tokenizer_type": "bpe",
-        "label_smoothing": 0.1,
-        "num_beams": 4,
-        "no_repeat_ngram_size": 3,
-        "no_repeat_words": True,
-        "dropout": 0.0,
-        "conv_kernel_size": 5,
-    }
-    shown_metrics: ClassVar[tuple[str, ...]] = ("ROUGE-L", "Perplexity")
+    inputs: ClassVar[tuple[str, ...]] = SPEC.inputs
+    shown_metrics: ClassVar[tuple[str, ...]] = SPEC.shown_metrics
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         _check_room(config)
@@ -85,7 +74,7 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
     @property
     def best_metric(self) -> str:
         """ROUGE-L, or the loss where no summary is written during training."""
-        return "ROUGE-L" if self.config.eval_samples else "Loss"
+        return SPEC.best_metric_of(self.config)
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -95,9 +84,8 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
         _check_room(config)
         check_sampling(config)
         few = 2 * config.batch_size
-        splits = load_pairs(
-            dataclasses.replace(config, sample_size=few, validation_size=few) if config.dry_run else config
-        )
+        few_only = config.with_values(sample_size=few, validation_size=few)
+        splits = load_pairs(few_only if config.dry_run else config)
         prepared = prepare_pairs(
             splits.train,
             splits.validation,
