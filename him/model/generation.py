@@ -264,13 +264,13 @@ def _beam_search(steps: Steps, num_prompts: int, decoder: Decoder) -> list[list[
 
 
 def _extend(
-    search: _Search, number: int, scores: list[float], places: list[int], V: int, written: list[list[int]]
+    search: _Search, number: int, scores: list[float], choices: list[int], V: int, written: list[list[int]]
 ) -> list[tuple[int, float, list[int]]]:
     """The W best hypotheses of a prompt that go on, as (origin, score, ids); the search gets those that end."""
     W = search.decoder.num_beams
     running: list[tuple[int, float, list[int]]] = []
-    for rank, (score, place) in enumerate(zip(scores, places, strict=True)):
-        origin, token = number * W + place // V, place % V
+    for rank, (score, choice) in enumerate(zip(scores, choices, strict=True)):
+        origin, token = number * W + choice // V, choice % V
         if token != search.decoder.end_id:
             running.append((origin, score, [*written[origin], token]))
         elif rank < W and score > NEVER and not search.is_over:

@@ -100,5 +100,5 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device, pad_id: int = 0)
 
 
 def last_positions(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """The vector at the last True place of each row, (B, D)."""
+    """The vector at the last True position of each row, (B, D)."""
     return x_BLD[torch.arange(len(x_BLD), device=x_BLD.device), mask_BL.sum(dim=1) - 1]

@@ -44,8 +44,8 @@ class GenerationTask(DistillableTask, ExportableTask):
         """The same with the teacher's predictions as targets too."""
         return self._loss(model, batch, teacher, share)
 
-    def _loss(self, model: nn.Module, batch: dict[str, Tensor], *taught: nn.Module | float) -> LossSums:
-        loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0, *taught)
+    def _loss(self, model: nn.Module, batch: dict[str, Tensor], *distillation: nn.Module | float) -> LossSums:
+        loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0, *distillation)
         return LossSums(loss, self.num_targets(batch), num_correct)
 
     def exported_model(self, outputs: Outputs) -> ExportedTokens:

@@ -48,9 +48,9 @@ class LanguageModel(GenerativeModel):
         soft = None
         if teacher is not None:
             with torch.no_grad():
-                taught_ND = _counted(teacher(batch).hidden_BLD, batch)
-            weight_VD = teacher.embedding.tokens.weight.to(taught_ND.dtype)
-            soft = SoftTargets(taught_ND, weight_VD, teacher.output_bias.to(taught_ND.dtype), teacher_share)
+                teacher_ND = _counted(teacher(batch).hidden_BLD, batch)
+            weight_VD = teacher.embedding.tokens.weight.to(teacher_ND.dtype)
+            soft = SoftTargets(teacher_ND, weight_VD, teacher.output_bias.to(teacher_ND.dtype), teacher_share)
         return cross_entropy_sum(hidden_ND, tokens.weight, self.output_bias, targets_N, label_smoothing, soft)
 
     def prefill(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:
@@ -79,5 +79,5 @@ class LanguageModel(GenerativeModel):
 
 
 def _counted(values_BL: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """What is at the places whose labels count, (N, ...)."""
+    """What is at the positions whose labels count, (N, ...)."""
     return values_BL[batch["is_target"]] if "is_target" in batch else values_BL.flatten(0, 1)

@@ -156,8 +156,8 @@ def _hold_out(
     if len(files) >= MIN_FILES_TO_SPLIT:
         num_held = len(files) // 10
         held = set(random.Random(f"{seed} hold out").sample(range(len(files)), num_held))
-        for place, file in enumerate(files):
-            parts[place in held].append(whole(file))
+        for position, file in enumerate(files):
+            parts[position in held].append(whole(file))
         notes.append(
             f"no --validation_file: {num_held:,} of {len(files):,} files, chosen by --seed {seed}, "
             "are held out for validation"

@@ -139,7 +139,7 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
-        """Scores every token of the validation text once, and continues a few places of it."""
+        """Scores every token of the validation text once, and continues a few positions of it."""
         return self._evaluate(model, compute, self.corpus.validation)
 
     def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
@@ -175,12 +175,12 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
         return self.config.with_values(temperature=SAMPLE_TEMPERATURE)
 
     def _sample_prompts(self, ids: np.ndarray) -> list[list[int]]:
-        """Beginnings at places spread over a text, none of them across the end of a document."""
+        """Beginnings at positions spread over a text, none of them across the end of a document."""
         number = min(self.config.eval_samples, MOST_SAMPLES)
         prompts = []
         for start in evenly_spread(max(1, len(ids) - SAMPLE_PROMPT_TOKENS), number):
             prompt = ids[start : start + SAMPLE_PROMPT_TOKENS].tolist()
-            last_end = max((place for place, id in enumerate(prompt) if id == self.end_id), default=0)
+            last_end = max((position for position, id in enumerate(prompt) if id == self.end_id), default=0)
             prompts.append(prompt[last_end:])
         return prompts
 

@@ -121,7 +121,7 @@ def best_spans(
 
     Args:
         start_logits_BL, end_logits_BL: float32, a large negative number where an answer may not start or end.
-        word_ids_BL: word of the context at each place, -1 outside the context.
+        word_ids_BL: word of the context at each position, -1 outside the context.
         max_answer_words: A.
     """
     in_context_BL = word_ids_BL >= 0
@@ -137,9 +137,9 @@ def best_spans(
     starts_BW = per_word(start_logits_BL)
     ends_BWA = F.pad(per_word(end_logits_BL), (0, max_answer_words - 1), value=-1e9).unfold(1, max_answer_words, 1)
     scores_BN = (starts_BW[:, :, None] + ends_BWA).flatten(1)
-    scores_BN, places_BN = scores_BN.topk(min(SPANS_PER_WINDOW, scores_BN.shape[1]), dim=1)
-    first_BN = places_BN // max_answer_words + first_word_B1
-    last_BN = first_BN + places_BN % max_answer_words
+    scores_BN, best_BN = scores_BN.topk(min(SPANS_PER_WINDOW, scores_BN.shape[1]), dim=1)
+    first_BN = best_BN // max_answer_words + first_word_B1
+    last_BN = first_BN + best_BN % max_answer_words
     rows = zip(first_BN.tolist(), last_BN.tolist(), scores_BN.tolist(), strict=True)
     return [[SpanCandidate(*span) for span in zip(*row, strict=True) if span[2] > IMPOSSIBLE] for row in rows]
 
@@ -157,10 +157,11 @@ class _Ranking:
         answerable = threshold is None or self.no_answer_probability <= threshold
         if not self.spans:
             return Answer("", 0, 0, 0.0, self.no_answer_probability, answerable, [])
-        places = [(int(starts[first]), int(ends[last])) for first, last in self.spans]
-        texts = [context[start:end] for start, end in places]
+        characters = [(int(starts[first]), int(ends[last])) for first, last in self.spans]
+        texts = [context[start:end] for start, end in characters]
         alternatives = list(zip(texts, self.probabilities, strict=True))[1:5]
-        return Answer(texts[0], *places[0], self.probabilities[0], self.no_answer_probability, answerable, alternatives)
+        score, no_answer = self.probabilities[0], self.no_answer_probability
+        return Answer(texts[0], *characters[0], score, no_answer, answerable, alternatives)
 
 
 def _merge(candidates: list[SpanCandidate], null: float | None) -> _Ranking:
@@ -172,13 +173,13 @@ def _merge(candidates: list[SpanCandidate], null: float | None) -> _Ranking:
     """
     best: dict[tuple[int, int], float] = {}
     for found in candidates:
-        place = (found.first_word, found.last_word)
-        best[place] = max(best.get(place, -math.inf), found.score)
+        span = (found.first_word, found.last_word)
+        best[span] = max(best.get(span, -math.inf), found.score)
     ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[:NUM_BEST]
     scores = [score for _, score in ranked] + ([] if null is None else [null])
     probabilities = torch.tensor(scores, dtype=torch.float64).softmax(dim=0).tolist()
     no_answer = 0.0 if null is None else probabilities.pop()
-    return _Ranking([place for place, _ in ranked], probabilities, no_answer)
+    return _Ranking([span for span, _ in ranked], probabilities, no_answer)
 
 
 @dataclass

@@ -259,9 +259,9 @@ def joined(parts: Sequence[SquadFeatures]) -> SquadFeatures:
     columns = [part.to_columns() for part in parts]
     num_questions = np.cumsum([0, *(len(part.questions) for part in parts)])
     num_contexts = np.cumsum([0, *(len(part.contexts) for part in parts)])
-    for place, column in enumerate(columns):
-        column["window_question"] = (column["window_question"] + num_questions[place]).astype(np.int32)
-        column["context_of"] = (column["context_of"] + num_contexts[place]).astype(np.int32)
+    for number, column in enumerate(columns):
+        column["window_question"] = (column["window_question"] + num_questions[number]).astype(np.int32)
+        column["context_of"] = (column["context_of"] + num_contexts[number]).astype(np.int32)
     return SquadFeatures.from_columns(
         {name: _joined_columns([column[name] for column in columns]) for name in columns[0]}
     )
@@ -331,8 +331,8 @@ def _lexical_inputs(
     classes, focus_ids = [], []
     for index, row in enumerate(question_words):
         lowered = [word.lower() for word in row]
-        kind, place = question_class(lowered)
-        focus = focus_position(row, lowered, place)
+        kind, position = question_class(lowered)
+        focus = focus_position(row, lowered, position)
         pieces = np.flatnonzero(encoded_questions.words[index] == focus)
         classes.append(kind)
         focus_ids.append(int(encoded_questions.ids[index][pieces[0]]) if len(pieces) else 0)
@@ -380,5 +380,5 @@ def _idf_of_contexts(
 
 
 def class_shape(question_classes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """Number of each pair of question class and word shape; 0 is kept for places that are no context word."""
+    """Number of each pair of question class and word shape; 0 is kept for positions that are no context word."""
     return 1 + question_classes.astype(np.int64) * len(SHAPES) + shapes

@@ -33,23 +33,23 @@ def span_loss(output: SpanOutput, batch: dict[str, Tensor], label_smoothing: flo
 
 
 def distilled_span_loss(
-    output: SpanOutput, taught: SpanOutput, batch: dict[str, Tensor], share: float, label_smoothing: float = 0.0
+    output: SpanOutput, teacher: SpanOutput, batch: dict[str, Tensor], share: float, label_smoothing: float = 0.0
 ) -> LossSums:
     """(1 - share) * `span_loss` + share * divergence of start and end from a teacher's, summed over the rows.
 
     At a temperature of 1, as in Sanh et al. 2019 (arXiv:1910.01108) for its second step on SQuAD.
 
     Args:
-        output, taught: logits of student and teacher.
+        output, teacher: logits of student and teacher.
         batch, label_smoothing: see `span_loss`.
         share: of the divergence in the loss, in [0, 1].
     """
     sums = span_loss(output, batch, label_smoothing)
     divergence = 0.0
-    for logits_BL, taught_BL in (
-        (output.start_logits_BL, taught.start_logits_BL),
-        (output.end_logits_BL, taught.end_logits_BL),
+    for logits_BL, teacher_BL in (
+        (output.start_logits_BL, teacher.start_logits_BL),
+        (output.end_logits_BL, teacher.end_logits_BL),
     ):
-        log_taught_BL = taught_BL.log_softmax(dim=1)
-        divergence = divergence + (log_taught_BL.exp() * (log_taught_BL - logits_BL.log_softmax(dim=1))).sum()
+        log_teacher_BL = teacher_BL.log_softmax(dim=1)
+        divergence = divergence + (log_teacher_BL.exp() * (log_teacher_BL - logits_BL.log_softmax(dim=1))).sum()
     return LossSums((1.0 - share) * sums.loss + share * divergence, sums.num_targets, sums.num_correct)

@@ -187,9 +187,9 @@ class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask
     ) -> LossSums:
         """See `distilled_span_loss`."""
         with torch.no_grad():
-            taught = teacher(batch)
+            targets = teacher(batch)
         smoothing = self.config.label_smoothing if model.training else 0.0
-        return distilled_span_loss(model(batch), taught, batch, share, smoothing)
+        return distilled_span_loss(model(batch), targets, batch, share, smoothing)
 
     def dummy_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """See `dummy_batch`."""

@@ -82,7 +82,7 @@ def test_lexical_fields_by_hand(batches):
     assert not scalars[[0, 4, 10, 11, 15]].any()
     position = SCALARS.index("position")
     assert scalars[5:10, position].tolist() == [0, 0.25, 0.25, 0.5, 0.75]  # by word, of four
-    assert scalars[:, SCALARS.index("rarity if matched")].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert scalars[:, SCALARS.index("IDF if matched")].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_without_lexical_inputs(batches):
