@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 
-from him.model.embeddings import InputEmbedding, LexicalEmbedding
-from him.model.encoder import Encoder
+from him.model.embeddings import EmbeddingShape, InputEmbedding, LexicalEmbedding
+from him.model.encoder import Encoder, EncoderShape
 from him.model.initialization import initialize
 from him.tasks.squad.lexical import SCALARS, SIZES
 from him.tasks.squad.model import QuestionAnsweringModel
@@ -69,16 +69,18 @@ def make_model() -> Callable[..., QuestionAnsweringModel]:
     ) -> QuestionAnsweringModel:
         torch.manual_seed(3)
         embedding = InputEmbedding(
-            vocab_size=vocab_size,
-            embed_dim=16,
-            max_seq_len=max_seq_len,
-            learned_positions=not rotary,
-            dropout=0.0,
-            word_dropout=word_dropout,
-            mask_id=4,
-            lexical=LexicalEmbedding(SIZES, len(SCALARS), 16) if lexical else None,
+            EmbeddingShape(
+                vocab_size=vocab_size,
+                embed_dim=16,
+                max_seq_len=max_seq_len,
+                mask_id=4,
+                learned_positions=not rotary,
+                word_dropout=word_dropout,
+            ),
+            LexicalEmbedding(SIZES, len(SCALARS), 16) if lexical else None,
         )
-        encoder = Encoder(3, 16, 2, 24, norm_first=norm_first, rotary=rotary, conv_kernel_size=conv_kernel_size)
+        shape = EncoderShape(3, 16, 2, 24, norm_first=norm_first, rotary=rotary, conv_kernel_size=conv_kernel_size)
+        encoder = Encoder(shape)
         model = QuestionAnsweringModel(embedding, encoder, 16)
         initialize(model)
         for parameter in model.parameters():

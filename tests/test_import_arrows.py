@@ -32,11 +32,6 @@ ALLOWED = {
 ALLOWED["entry"] = ("him", *ALLOWED, "scripts")
 ALLOWED["scripts"] = ALLOWED["entry"]
 ALLOWED["him"] = tuple(room for room in ALLOWED if room not in ("entry", "scripts"))
-# Left from the old layout, to be mended.
-KNOWN = {
-    ("him.data.unlabelled", "him.tasks.lm.sources"),
-    ("him.data.unlabelled", "him.tasks.squad.reader"),
-}
 
 
 def module_of(path: Path) -> str:
@@ -103,8 +98,7 @@ def task_of(module: str) -> str:
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_follow_the_arrows(path):
     module = module_of(path)
-    known = {name for each, name in KNOWN if each == module}
-    assert set(violations(module, path.read_text(encoding="utf-8"))) - known == set()
+    assert violations(module, path.read_text(encoding="utf-8")) == []
 
 
 def test_every_room_is_read():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from him.model.embeddings import InputEmbedding
-from him.model.encoder import Encoder
+from him.model.embeddings import EmbeddingShape, InputEmbedding
+from him.model.encoder import Encoder, EncoderShape
 from him.model.generative import GenerativeModel
 from him.model.initialization import initialize
 from him.tasks.lm.model import LanguageModel
@@ -33,16 +33,16 @@ def make_writer() -> Callable[..., GenerativeModel]:
     ) -> GenerativeModel:
         torch.manual_seed(5)
         embedding = InputEmbedding(
-            vocab_size=vocab_size,
-            embed_dim=D,
-            max_seq_len=max_seq_len,
-            learned_positions=not rotary,
-            dropout=0.0,
-            word_dropout=0.0,
-            mask_id=4,
-            num_segments=0 if kind == "lm" else 2,
+            EmbeddingShape(
+                vocab_size=vocab_size,
+                embed_dim=D,
+                max_seq_len=max_seq_len,
+                mask_id=4,
+                learned_positions=not rotary,
+                num_segments=0 if kind == "lm" else 2,
+            )
         )
-        encoder = Encoder(
+        shape = EncoderShape(
             2,
             D,
             H,
@@ -53,6 +53,7 @@ def make_writer() -> Callable[..., GenerativeModel]:
             activation=activation,
             causal=True,
         )
+        encoder = Encoder(shape)
         if kind == "lm":
             model = LanguageModel(embedding, encoder, max_seq_len)
         else:

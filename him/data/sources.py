@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from him.config import Config
 from him.core.errors import ConfigError
 from him.core.messages import fail, shown
 
@@ -15,41 +16,28 @@ LOCAL_WAYS = "--train_file FILE --validation_file FILE, or the built-in sample w
 T = TypeVar("T")
 
 
-def check_source_flags(
-    train_files: Sequence[str],
-    validation_file: str | None,
-    dataset: str | None,
-    dataset_config: str | None,
-    sample_size: int | None,
-    *,
-    example: str,
-) -> None:
-    """Refuses flags that choose the data and contradict each other or are out of range.
+def check_source_flags(config: Config, example: str) -> None:
+    """Refuses settings that choose the data and contradict each other, or name a data set that cannot be one.
 
     Args:
-        train_files: `--train_file`.
-        validation_file: `--validation_file`.
-        dataset: `--dataset`.
-        dataset_config: `--dataset_config`.
-        sample_size: `--sample_size`.
+        config: `train_file`, `validation_file`, `dataset` and `dataset_config` are read.
         example: the full name of a hub set, for messages.
 
     Raises:
         ConfigError: they do.
     """
-    if dataset and (train_files or validation_file):
-        flag = "--train_file" if train_files else "--validation_file"
+    dataset = config.dataset
+    if dataset and (config.train_file or config.validation_file):
+        flag = "--train_file" if config.train_file else "--validation_file"
         raise ConfigError(f"--dataset {shown(dataset)} and {flag} name two sources of data; leave one of them out")
-    if validation_file and not train_files:
+    if config.validation_file and not config.train_file:
         raise ConfigError("--validation_file is given without --train_file; add --train_file FILE, or drop both")
-    if dataset_config and (train_files or dataset == SAMPLE):
-        source = "--train_file" if train_files else f"--dataset {SAMPLE}"
+    if config.dataset_config and (config.train_file or dataset == SAMPLE):
+        source = "--train_file" if config.train_file else f"--dataset {SAMPLE}"
         raise ConfigError(
-            f"--dataset_config {shown(dataset_config)} chooses among configurations of a hub set, and {source} has "
-            "none; leave it out"
+            f"--dataset_config {shown(config.dataset_config)} chooses among configurations of a hub set, and {source} "
+            "has none; leave it out"
         )
-    if sample_size is not None and sample_size < 1:
-        raise ConfigError(f"--sample_size {sample_size} leaves nothing to train on; use 1 or more")
     if dataset and Path(dataset).is_file():
         raise ConfigError(f"--dataset {shown(dataset)} is a file; give it as --train_file")
     # `datasets` takes "json", "text" and the like for readers, and then reads every file below the working folder.

@@ -1,22 +1,20 @@
 """A trained model as an ONNX file, and as one with int8 weights, each compared with the model before it is kept."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from him.config import Config
 from him.core.errors import ConfigError
 from him.core.files import write_folder
 from him.export.differences import Differences
 from him.export.folders import check_floats, check_packages, quiet, size_mb, write_report
-from him.export.graphs import Graph, graph_of
 from him.export.onnx_int8 import quantize_file
-from him.export.onnx_session import OnnxModel, latency_ms
+from him.export.onnx_session import OnnxSession, latency_ms
 from him.runs.folder import ModelFolder
-from him.tasks.base import Task
+from him.tasks.base import ExportableTask, Task
+from him.tasks.exporting import Graph, Outputs
 from him.workflows.predict import Predictor
 
 FLOAT, INT8 = "model.onnx", "model_int8.onnx"
@@ -40,15 +38,17 @@ def export_onnx(
         What `export.json` holds.
 
     Raises:
-        ConfigError: a package is missing, or the model is too large or int8.
+        ConfigError: a package is missing, the model is too large or int8, or its task cannot be exported.
         CheckpointError: the ONNX file computes something else.
         DataError: the validation file is not sound.
     """
     check_packages(PACKAGES, "--format onnx")
     task, model = predictor.task, predictor.model
     check_floats(model)
-    graph = graph_of(task, model)
-    evaluated = predictor.task.with_config(_without_writing(predictor.config))
+    if not isinstance(task, ExportableTask):
+        raise ConfigError(f"--task_type {task.name} cannot be exported; train another task")
+    graph = task.export_graph(model)
+    evaluated = task.with_config(_quick_settings(predictor.config, task))
     weights_mb = sum(each.numel() * each.element_size() for each in model.state_dict().values()) / 1e6
     if weights_mb > MOST_MB:
         raise ConfigError(f"--format onnx: {weights_mb:,.0f} MB of weights do not fit into one file of {MOST_MB:,} MB")
@@ -69,9 +69,11 @@ def export_onnx(
                 differences.check(name)
                 report.update(differences.to_dict())
             row = {"form": form, "file": name, "file_mb": size_mb(folder / name)}
-            row |= {"max_difference": differences.largest, **_latencies(session, task)}
+            row |= {"max_difference": differences.largest, **_latencies(session.compute, task)}
             if validation_file is not None:
-                row |= evaluated.evaluate_file(session, predictor.compute, validation_file).metrics
+                row |= evaluated.evaluate_file(
+                    task.exported_model(session.compute), predictor.compute, validation_file
+                ).metrics
             report["forms"].append(row)
         predictor.config.save(ModelFolder(folder).config)
         task.save(folder)
@@ -110,39 +112,36 @@ def _forget_origin(proto: Any) -> None:
         part.doc_string = ""
 
 
-def _open(path: Path, graph: Graph) -> OnnxModel:
+def _open(path: Path, graph: Graph) -> OnnxSession:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     if hasattr(onnxruntime, "disable_telemetry_events"):
         onnxruntime.disable_telemetry_events()
-    return OnnxModel(path, graph)
+    return OnnxSession(path, graph)
 
 
 @torch.inference_mode()
-def _compared(graph: Graph, session: OnnxModel) -> Differences:
-    """Both on real inputs, at the places that count."""
+def _compared(graph: Graph, session: OnnxSession) -> Differences:
+    """Both on real inputs, at the positions that count."""
     differences = Differences()
     for batch in graph.batches:
         differences.shapes.append(list(batch["input_ids"].shape))
-        for name, expected, found in zip(graph.places, graph.module(batch), session.compute(batch), strict=True):
+        for name, expected, found in zip(graph.masks, graph.module(batch), session.compute(batch), strict=True):
             counts = slice(None) if name is None else batch[name]
             differences.add(expected[counts], found[counts])
     return differences
 
 
-def _latencies(model: nn.Module, task: Task) -> dict[str, float]:
+def _latencies(outputs: Outputs, task: Task) -> dict[str, float]:
     """By the names of `compressed/report.json`; lengths that the model was made for."""
     lengths = [length for length in LENGTHS if length <= task.config.max_seq_len]
-    return {f"latency_ms_1x{length}": latency_ms(model, task, length) for length in lengths}
+    return {f"latency_ms_1x{length}": latency_ms(outputs, task, length) for length in lengths}
 
 
-def _without_writing(config: Config) -> Config:
+def _quick_settings(config: Config, task: ExportableTask) -> Config:
     """Settings for evaluating what is quick, and the same whatever the run was validated on."""
-    quick = {"bertscore_samples": 0, "validation_size": None}
-    if config.task_type != "squad":
-        quick["eval_samples"] = 0  # what is written needs more of a model than its outputs
-    return dataclasses.replace(config, **quick)
+    return config.with_values(bertscore_samples=0, validation_size=None, **task.export_settings)
 
 
 def _described(graph: Graph) -> list[dict[str, Any]]:

@@ -1,19 +1,19 @@
 """Trained weights under the names and in the order of stock `transformers` classes.
 
-Which class computes what HIM computes depends on where the norms are, on how places are told, and on the task:
+Which class computes what HIM computes depends on where the norms are, on how positions are told, and on the task, whose
+`export.py` names it:
 
-| task  | norms   | places  | class                                   |
-|-------|---------|---------|-----------------------------------------|
-| squad | post-LN | learned | BertForQuestionAnswering                |
-| squad | pre-LN  | learned | RobertaPreLayerNormForQuestionAnswering |
-| squad | post-LN | rotary  | RoFormerForQuestionAnswering            |
-| lm    | post-LN | learned | BertGenerationDecoder                   |
+| task  | norms   | positions | class                                   |
+|-------|---------|-----------|-----------------------------------------|
+| squad | post-LN | learned   | BertForQuestionAnswering                |
+| squad | pre-LN  | learned   | RobertaPreLayerNormForQuestionAnswering |
+| squad | post-LN | rotary    | RoFormerForQuestionAnswering            |
+| lm    | post-LN | learned   | BertGenerationDecoder                   |
 
 # L length   V vocabulary   D embed_dim   H heads   K width of one head   E = H * K
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,57 +23,21 @@ from him.core.errors import ConfigError
 from him.model.attention import SelfAttention, rotary_tables
 from him.model.embeddings import InputEmbedding
 from him.model.encoder import EncoderBlock
+from him.tasks.exporting import StockClass, StockExport
 
 ACTIVATIONS = {"gelu": "gelu", "relu_squared": "relu2"}
 
 
-@dataclass(frozen=True)
-class StockClass:
-    """A class of `transformers`.
-
-    Attributes:
-        name: of the class; its configuration is what the class says.
-        auto: the class that opens its folders.
-        prefix: of the encoder's weights.
-    """
-
-    name: str
-    auto: str
-    prefix: str
-
-
-QA, LM = "AutoModelForQuestionAnswering", "AutoModelForCausalLM"
-CLASSES = {
-    ("squad", False, "learned"): StockClass("BertForQuestionAnswering", QA, "bert"),
-    ("squad", True, "learned"): StockClass("RobertaPreLayerNormForQuestionAnswering", QA, "roberta_prelayernorm"),
-    ("squad", False, "rotary"): StockClass("RoFormerForQuestionAnswering", QA, "roformer"),
-    ("lm", False, "learned"): StockClass("BertGenerationDecoder", LM, "bert"),
-}
-
-
-def stock_class(config: Config) -> StockClass:
+def stock_class(stock: type[StockExport] | StockExport, config: Config) -> StockClass:
     """The class for a model of these settings.
 
     Raises:
         ConfigError: there is none; says all that is in the way, and the flags that avoid it.
     """
-    if config.task_type not in {task for task, _, _ in CLASSES}:
-        raise ConfigError(
-            f"--format transformers: no stock class for --task_type {config.task_type}, which reads under a mask of "
-            "its own; use --format onnx"
-        )
     obstacles = []
     if config.conv_kernel_size:
         obstacles.append("a convolution (--conv_kernel_size 0)")
-    if config.task_type == "squad" and config.lexical_features:
-        obstacles.append("lexical inputs (--no-lexical_features)")
-    if config.positions == "rotary":
-        if config.task_type == "lm":
-            obstacles.append("rotary positions (--positions learned)")
-        elif config.norm_first:
-            obstacles.append("rotary positions with pre-LN (--positions learned, or --no-norm_first)")
-    if config.task_type == "lm" and config.norm_first:
-        obstacles.append("pre-LN (--no-norm_first)")
+    obstacles += stock.obstacles(config)
     if set(config.layer_heads) - {config.num_heads} or len(set(config.layer_feedforward)) > 1:
         obstacles.append("unequal layers (--stage trained)")
     if obstacles:
@@ -81,13 +45,13 @@ def stock_class(config: Config) -> StockClass:
             f"--format transformers: no stock class has {', '.join(obstacles)}; take the flags in brackets, or "
             "--format onnx"
         )
-    return CLASSES[config.task_type, config.norm_first, config.positions]
+    return stock.classes[config.norm_first, config.positions]
 
 
-def stock_settings(config: Config, model: nn.Module, pad_id: int, end_id: int) -> dict[str, object]:
+def stock_settings(stock: StockExport, model: nn.Module, pad_id: int) -> dict[str, object]:
     """Arguments of the class's configuration."""
-    embedding, block = model.embedding, model.encoder.blocks[0]
-    settings = {
+    config, embedding, block = stock.config, model.embedding, model.encoder.blocks[0]
+    return {
         "vocab_size": embedding.tokens.num_embeddings,
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.num_encoder_layers,
@@ -96,19 +60,17 @@ def stock_settings(config: Config, model: nn.Module, pad_id: int, end_id: int) -
         "hidden_act": ACTIVATIONS[config.activation],
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
-        "max_position_embeddings": config.max_seq_len + _num_unused_places(config, pad_id),
+        "max_position_embeddings": config.max_seq_len + _num_unused_positions(config, pad_id),
         "layer_norm_eps": block.attention_norm.eps,
         "pad_token_id": pad_id,
+        **stock.settings(model),
     }
-    if config.task_type == "lm":
-        return settings | {"is_decoder": True, "bos_token_id": end_id, "eos_token_id": end_id}
-    types = embedding.segments.num_embeddings
-    return settings | {"type_vocab_size": types, "bos_token_id": None, "eos_token_id": None}
 
 
-def stock_weights(config: Config, model: nn.Module, pad_id: int) -> dict[str, Tensor]:
+def stock_weights(stock: StockExport, model: nn.Module, pad_id: int) -> dict[str, Tensor]:
     """All weights of the class, by name."""
-    stock = stock_class(config)
+    config = stock.config
+    prefix = stock_class(stock, config).prefix
     found = {f"embeddings.{name}": each for name, each in _embeddings(config, model.embedding, pad_id).items()}
     for number, block in enumerate(model.encoder.blocks):
         layer = _layer(block, interleave=config.positions == "rotary")
@@ -117,17 +79,12 @@ def stock_weights(config: Config, model: nn.Module, pad_id: int) -> dict[str, Te
         found["encoder.embed_positions.weight"] = _sinusoids(config, model.embedding.tokens.weight)
     if config.norm_first:
         found |= _named("LayerNorm", model.encoder.final_norm)
-    found = {f"{stock.prefix}.{name}": each for name, each in found.items()}
-    if config.task_type == "lm":
-        biases = ("lm_head.bias", "lm_head.decoder.bias")
-        head = {"lm_head.decoder.weight": model.embedding.tokens.weight} | dict.fromkeys(biases, model.output_bias)
-    else:
-        head = _named("qa_outputs", model.span)
-    return {name: each.detach() for name, each in (found | head).items()}
+    found = {f"{prefix}.{name}": each for name, each in found.items()}
+    return {name: each.detach() for name, each in (found | stock.head_weights(model)).items()}
 
 
-def _num_unused_places(config: Config, pad_id: int) -> int:
-    """RoBERTa numbers places from `pad_id` + 1 on, and gives padding `pad_id`."""
+def _num_unused_positions(config: Config, pad_id: int) -> int:
+    """RoBERTa numbers positions from `pad_id` + 1 on, and gives padding `pad_id`."""
     return pad_id + 1 if config.norm_first else 0
 
 
@@ -136,9 +93,9 @@ def _embeddings(config: Config, embedding: InputEmbedding, pad_id: int) -> dict[
     if embedding.segments is not None:
         found["token_type_embeddings.weight"] = embedding.segments.weight
     if embedding.positions is not None:
-        places_LD = embedding.positions.weight
-        unused_LD = places_LD.new_zeros(_num_unused_places(config, pad_id), places_LD.shape[1])
-        found["position_embeddings.weight"] = torch.cat((unused_LD, places_LD))
+        positions_LD = embedding.positions.weight
+        unused_LD = positions_LD.new_zeros(_num_unused_positions(config, pad_id), positions_LD.shape[1])
+        found["position_embeddings.weight"] = torch.cat((unused_LD, positions_LD))
     return found
 
 

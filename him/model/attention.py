@@ -21,8 +21,10 @@ MASKED_SCORE = -1e9
 
 
 class RotaryTables(NamedTuple):
-    """Cosine and signed sine of the turn at each place, (L, 2 * E) for queries and keys of all heads side by side, or
-    (B, L, 2 * E) where each row has places of its own. The sine is negative in the first half of a head.
+    """Rotary tables: cosine and signed sine of the turn at each position.
+
+    (L, 2 * E) for queries and keys of all heads side by side, or (B, L, 2 * E) where each row has positions of its own.
+    The sine is negative in the first half of a head.
     """
 
     cos_LE: Tensor
@@ -34,21 +36,21 @@ class RotaryTables(NamedTuple):
         return self if width == self.cos_LE.shape[-1] else RotaryTables(*(table[..., :width] for table in self))
 
 
-def rotary_tables(places: Tensor, num_heads: int, head_width: int, like: Tensor) -> RotaryTables:
-    """The tables for these places, (L,) or (B, L), in the type and on the device of `like`; base 10,000."""
+def rotary_tables(positions: Tensor, num_heads: int, head_width: int, like: Tensor) -> RotaryTables:
+    """The tables for these positions, (L,) or (B, L), in the type and on the device of `like`; base 10,000."""
     steps_K = torch.arange(0, head_width, 2, device=like.device, dtype=torch.float32)
-    angles_LK = places.to(like.device, torch.float32)[..., None] * 10_000.0 ** (-steps_K / head_width)
+    angles_LK = positions.to(like.device, torch.float32)[..., None] * 10_000.0 ** (-steps_K / head_width)
     cos_LK, sin_LK = angles_LK.cos(), angles_LK.sin()
-    repeats = (*(1 for _ in places.shape), 2 * num_heads)
+    repeats = (*(1 for _ in positions.shape), 2 * num_heads)
     cos_LE = torch.cat((cos_LK, cos_LK), dim=-1).repeat(repeats)
     sin_LE = torch.cat((-sin_LK, sin_LK), dim=-1).repeat(repeats)
     return RotaryTables(cos_LE.to(like.dtype), sin_LE.to(like.dtype))
 
 
 class SplitHeads(torch.autograd.Function):
-    """Cuts the joint projection into queries, keys and values per head, and turns queries and keys by their place.
+    """Cuts the joint projection into queries, keys and values per head, and turns queries and keys by their position.
 
-    Each pair (k, k + K/2) of a head is turned by its place's angle. Tables over all heads and a backward pass of its
+    Each pair (k, k + K/2) of a head is turned by its position's angle. Tables over all heads and a backward pass of its
     own (the turn the other way, written straight into the gradient of the projection) cost a quarter of what autograd
     makes of the usual formula, which was a tenth of a training step on CPUs.
     """
@@ -176,10 +178,10 @@ class SelfAttention(nn.Module):
 
         Args:
             bias_BLS: 0 where attention is allowed, `MASKED_SCORE` elsewhere (see `attention_bias`).
-            rotary: how queries and keys are turned by their place, or None.
+            rotary: how queries and keys are turned by their position, or None.
             cache: an empty one keeps keys and values of these tokens, the prompts. A filled one has those of all tokens
                 before `x_BLD`, which is then one token of each hypothesis; `bias_BLS` is that of the prompts.
-            only_B: the one place of each row that something is wanted for; L is 1 in what is returned.
+            only_B: the one position of each row that something is wanted for; L is 1 in what is returned.
         """
         q_BHLK, k_BHLK, v_BHLK = SplitHeads.apply(self.query_key_value(x_BLD), self.head_width, rotary)
         if cache is not None and cache.is_filled:

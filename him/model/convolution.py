@@ -17,8 +17,8 @@ class DepthwiseConvolution(nn.Module):
 
     Args:
         embed_dim: D channels, each with weights of its own.
-        width: odd number W of places that a channel sees, itself in the middle, or at the end if `causal`.
-        causal: whether a place sees itself and earlier ones only.
+        width: odd number W of positions that a channel sees, itself in the middle, or at the end if `causal`.
+        causal: whether a position sees itself and earlier ones only.
     """
 
     def __init__(self, embed_dim: int, width: int, causal: bool = False) -> None:
@@ -53,7 +53,7 @@ class DepthwiseConvolution(nn.Module):
         return DepthwiseConvolve.apply(x_BLD, *self._parameters_like(x_BLD))
 
     def _step(self, window_NWD: Tensor) -> Tensor:
-        """The output for the last place of each window, (N, 1, D)."""
+        """The output for the last position of each window, (N, 1, D)."""
         weight_D1W, bias_D = self._parameters_like(window_NWD)
         return ((window_NWD * weight_D1W[:, 0].T).sum(dim=1) + bias_D)[:, None]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 def few_rows_product(few: Tensor, many: Tensor) -> Tensor:
     """The product `few @ many`; in bf16 on CPUs as the other one's transpose, which takes two thirds of the time there.
 
-    That needs the long side of `many` to be contiguous in the last but one place: see `as_many_side`.
+    That needs the long side of `many` to be contiguous in the last but one position: see `as_many_side`.
     """
     if few.dtype == torch.bfloat16 and few.device.type == "cpu":
         return torch.matmul(many.transpose(2, 3), few.transpose(2, 3)).transpose(2, 3)
@@ -71,7 +71,7 @@ class DepthwiseConvolve(torch.autograd.Function):
         gradient_BLD = gradient_BLD.contiguous()
         padded_BPD = F.pad(x_BLD, (0, 0, width // 2, width // 2))
         of_weight_DW = torch.stack(
-            [(padded_BPD[:, place : place + length] * gradient_BLD).sum((0, 1)) for place in range(width)], dim=1
+            [(padded_BPD[:, shift : shift + length] * gradient_BLD).sum((0, 1)) for shift in range(width)], dim=1
         )
         of_x_BLD = _channels_last(gradient_BLD, weight_D1W.flip(-1), None)
         return of_x_BLD, of_weight_DW[:, None, :], gradient_BLD.sum((0, 1))

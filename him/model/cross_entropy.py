@@ -111,7 +111,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 num_correct += _num_correct(logits_CV, at_target_C1, highest_C1)
                 mean_C1 = logits_CV.mean(dim=1, keepdim=True) if label_smoothing else 0.0
                 if soft is not None:
-                    taught_CV, divergence = _taught(soft, rows, logits_CV)
+                    teacher_CV, divergence = _teacher_targets(soft, rows, logits_CV)
                 exponentials_CV = logits_CV.sub_(highest_C1).exp_()
                 sums_C1 = exponentials_CV.sum(dim=1, keepdim=True)
                 wanted_C1 = (1.0 - label_smoothing) * at_target_C1 + label_smoothing * mean_C1
@@ -126,7 +126,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     if label_smoothing:
                         gradient_CV.sub_(of_labels * label_smoothing / len(bias_V))
                     if soft is not None:
-                        gradient_CV.sub_(taught_CV, alpha=soft.share)
+                        gradient_CV.sub_(teacher_CV, alpha=soft.share)
                     at_labels_C1 = torch.full_like(at_target_C1, of_labels * (label_smoothing - 1.0))
                     gradient_CV.scatter_add_(1, targets_C1, at_labels_C1)
                     of_bias_V += gradient_CV.sum(dim=0)
@@ -152,10 +152,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
 
 
-def _taught(soft: SoftTargets, rows: slice, logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+def _teacher_targets(soft: SoftTargets, rows: slice, logits_CV: Tensor) -> tuple[Tensor, Tensor]:
     """The teacher's probabilities for these rows, and the divergence of the student's from them, summed."""
     hidden_CD = soft.hidden_ND[rows]
-    taught_CV = F.linear(hidden_CD, soft.weight_VD.to(hidden_CD.dtype), soft.bias_V.to(hidden_CD.dtype)).float()
-    log_taught_CV = taught_CV.log_softmax(dim=1)
-    taught_CV = log_taught_CV.exp()
-    return taught_CV, (taught_CV * (log_taught_CV - logits_CV.log_softmax(dim=1))).sum()
+    teacher_CV = F.linear(hidden_CD, soft.weight_VD.to(hidden_CD.dtype), soft.bias_V.to(hidden_CD.dtype)).float()
+    log_teacher_CV = teacher_CV.log_softmax(dim=1)
+    teacher_CV = log_teacher_CV.exp()
+    return teacher_CV, (teacher_CV * (log_teacher_CV - logits_CV.log_softmax(dim=1))).sum()

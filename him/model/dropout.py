@@ -18,7 +18,7 @@ class Dropout(nn.Module):
 
     Args:
         p: probability of zeroing an element.
-        shared: whether all places of a sample lose the same channels (Gal and Ghahramani 2016, arXiv:1512.05287);
+        shared: whether all positions of a sample lose the same channels (Gal and Ghahramani 2016, arXiv:1512.05287);
             inputs are then (B, L, D), and masks (B, 1, D).
     """
 

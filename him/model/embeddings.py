@@ -3,6 +3,8 @@
 # B batch   L length   D embed_dim   N scalars
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,52 +69,62 @@ def hold_in_bf16(model: nn.Module) -> None:
             module.held_VD = module.weight.detach().bfloat16()
 
 
-class InputEmbedding(nn.Module):
-    """Sum of token, segment, optional position and optional lexical embeddings; then LayerNorm and dropout.
+@dataclass(frozen=True)
+class EmbeddingShape:
+    """What an input embedding is made of.
 
-    Args:
+    Attributes:
         vocab_size: number of token ids.
         embed_dim: D.
         max_seq_len: longest sequence; sizes the position table.
+        mask_id: id of the mask token.
         learned_positions: whether to add a position embedding (otherwise the encoder rotates).
         dropout: probability of zeroing an element of the sum.
         word_dropout: probability of hiding a token behind `mask_id` while training, so that matches and shapes are
             read instead of rare words being learned by heart.
-        mask_id: id of the mask token.
-        lexical: the lexical inputs, or None.
         num_segments: different values of `token_type_ids`; 0 for none.
-        variational_dropout: whether all places of a sample share one dropout mask.
+        variational_dropout: whether all positions of a sample share one dropout mask.
+        layer_norm_eps: added to the variance in the norm.
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        embed_dim: int,
-        max_seq_len: int,
-        learned_positions: bool,
-        dropout: float,
-        word_dropout: float,
-        mask_id: int,
-        lexical: LexicalEmbedding | None = None,
-        num_segments: int = 2,
-        variational_dropout: bool = False,
-    ) -> None:
+    vocab_size: int
+    embed_dim: int
+    max_seq_len: int
+    mask_id: int
+    learned_positions: bool = False
+    dropout: float = 0.0
+    word_dropout: float = 0.0
+    num_segments: int = 2
+    variational_dropout: bool = False
+    layer_norm_eps: float = 1e-5
+
+
+class InputEmbedding(nn.Module):
+    """Sum of token, segment, optional position and optional lexical embeddings; then LayerNorm and dropout.
+
+    Args:
+        shape: sizes and dropout.
+        lexical: the lexical inputs, or None.
+    """
+
+    def __init__(self, shape: EmbeddingShape, lexical: LexicalEmbedding | None = None) -> None:
         super().__init__()
-        self.tokens = TokenEmbedding(vocab_size, embed_dim)
-        self.segments = nn.Embedding(num_segments, embed_dim) if num_segments else None
-        self.positions = nn.Embedding(max_seq_len, embed_dim) if learned_positions else None
+        embed_dim = shape.embed_dim
+        self.tokens = TokenEmbedding(shape.vocab_size, embed_dim)
+        self.segments = nn.Embedding(shape.num_segments, embed_dim) if shape.num_segments else None
+        self.positions = nn.Embedding(shape.max_seq_len, embed_dim) if shape.learned_positions else None
         self.lexical = lexical
-        self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout, variational_dropout)
-        self.word_dropout = word_dropout
-        self.mask_id = mask_id
+        self.norm = nn.LayerNorm(embed_dim, shape.layer_norm_eps)
+        self.dropout = Dropout(shape.dropout, shape.variational_dropout)
+        self.word_dropout = shape.word_dropout
+        self.mask_id = shape.mask_id
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeds tokens as (B, L, D).
 
         Args:
-            batch: `input_ids` (B, L); `token_type_ids` (B, L) if there are segments; `places` (B, L) where they are not
-                0, 1, 2, ...; the lexical fields if there are any.
+            batch: `input_ids` (B, L); `token_type_ids` (B, L) if there are segments; `positions` (B, L) where they are
+                not 0, 1, 2, ...; the lexical fields if there are any.
         """
         ids_BL = batch["input_ids"]
         if self.training and self.word_dropout > 0:
@@ -122,8 +134,8 @@ class InputEmbedding(nn.Module):
         if self.segments is not None:
             x_BLD = x_BLD + self.segments(batch["token_type_ids"])
         if self.positions is not None:
-            places = batch.get("places", torch.arange(ids_BL.shape[1], device=ids_BL.device))
-            x_BLD = x_BLD + self.positions(places)
+            positions = batch.get("positions", torch.arange(ids_BL.shape[1], device=ids_BL.device))
+            x_BLD = x_BLD + self.positions(positions)
         if self.lexical is not None:
             x_BLD = x_BLD + self.lexical(batch, self.tokens(batch["focus_ids"]))
         return self.dropout(self.norm(x_BLD))

@@ -19,6 +19,60 @@ from him.model.dropout import Dropout
 from him.model.kv_cache import DecodingCache, LayerCache
 
 
+@dataclass(frozen=True)
+class EncoderShape:
+    """What an encoder is made of.
+
+    Attributes:
+        num_encoder_layers: number of blocks.
+        embed_dim: D.
+        num_heads: H; divides D.
+        dim_feedforward: F.
+        norm_first: pre-LN if true, post-LN otherwise.
+        dropout: on both residual branches.
+        attention_dropout: on attention weights.
+        conv_kernel_size: positions that a convolution before each attention sees; 0 is none.
+        rotary: whether queries and keys are rotated by their position.
+        activation: of the feed-forward layers, a name of `ACTIVATIONS`.
+        causal: whether the convolutions see earlier positions only; attention sees what the mask admits.
+        variational_dropout: whether all positions of a sample share one dropout mask.
+        layer_heads: H of each layer where they differ, with heads of the same width D / H; empty: all the same.
+        layer_feedforward: F of each layer where they differ; empty: all the same.
+        layer_norm_eps: added to the variance in all norms.
+    """
+
+    num_encoder_layers: int
+    embed_dim: int
+    num_heads: int
+    dim_feedforward: int
+    norm_first: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    conv_kernel_size: int = 0
+    rotary: bool = True
+    activation: str = "gelu"
+    causal: bool = False
+    variational_dropout: bool = False
+    layer_heads: Sequence[int] = ()
+    layer_feedforward: Sequence[int] = ()
+    layer_norm_eps: float = 1e-5
+
+    @property
+    def head_width(self) -> int:
+        """K, width of one head."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def heads(self) -> Sequence[int]:
+        """H of each layer."""
+        return self.layer_heads or (self.num_heads,) * self.num_encoder_layers
+
+    @property
+    def widths(self) -> Sequence[int]:
+        """F of each layer."""
+        return self.layer_feedforward or (self.dim_feedforward,) * self.num_encoder_layers
+
+
 @dataclass
 class EncoderOutput:
     """What an encoder returns.
@@ -68,34 +122,26 @@ class EncoderBlock(nn.Module):
 
     norm_first=False: norm(x + f(x)), Vaswani et al. 2017 (arXiv:1706.03762), section 3.1.
     norm_first=True:  x + f(norm(x)), Xiong et al. 2020 (arXiv:2002.04745), figure 1b; Encoder adds the final norm.
+
+    Args:
+        shape: of the encoder.
+        num_heads, dim_feedforward: H and F of this block.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        head_width: int,
-        dim_feedforward: int,
-        norm_first: bool,
-        dropout: float,
-        attention_dropout: float = 0.0,
-        conv_kernel_size: int = 0,
-        activation: str = "gelu",
-        causal: bool = False,
-        variational_dropout: bool = False,
-    ) -> None:
+    def __init__(self, shape: EncoderShape, num_heads: int, dim_feedforward: int) -> None:
         super().__init__()
-        self.norm_first = norm_first
-        if conv_kernel_size:
-            self.convolution = DepthwiseConvolution(embed_dim, conv_kernel_size, causal)
-            self.convolution_norm = nn.LayerNorm(embed_dim)
+        embed_dim, eps = shape.embed_dim, shape.layer_norm_eps
+        self.norm_first = shape.norm_first
+        if shape.conv_kernel_size:
+            self.convolution = DepthwiseConvolution(embed_dim, shape.conv_kernel_size, shape.causal)
+            self.convolution_norm = nn.LayerNorm(embed_dim, eps)
         else:
             self.convolution = None
-        self.attention = SelfAttention(embed_dim, num_heads, head_width, attention_dropout)
-        self.attention_norm = nn.LayerNorm(embed_dim)
-        self.feed_forward = FeedForward(embed_dim, dim_feedforward, activation)
-        self.feed_forward_norm = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout, variational_dropout)
+        self.attention = SelfAttention(embed_dim, num_heads, shape.head_width, shape.attention_dropout)
+        self.attention_norm = nn.LayerNorm(embed_dim, eps)
+        self.feed_forward = FeedForward(embed_dim, dim_feedforward, shape.activation)
+        self.feed_forward_norm = nn.LayerNorm(embed_dim, eps)
+        self.dropout = Dropout(shape.dropout, shape.variational_dropout)
 
     def forward(
         self,
@@ -125,70 +171,23 @@ class EncoderBlock(nn.Module):
 
 
 def _only(x_BLD: Tensor, only_B: Tensor | None) -> Tensor:
-    """The vectors at one place of each row, (B, 1, D); all of them if there is no choice."""
+    """The vectors at one position of each row, (B, 1, D); all of them if there is no choice."""
     return x_BLD if only_B is None else x_BLD[torch.arange(len(x_BLD), device=x_BLD.device), only_B][:, None]
 
 
 class Encoder(nn.Module):
-    """A stack of `EncoderBlock`s over embedded tokens, with a final norm if `norm_first`.
+    """A stack of `EncoderBlock`s over embedded tokens, with a final norm if `norm_first`."""
 
-    Args:
-        num_encoder_layers: number of blocks.
-        embed_dim: D.
-        num_heads: H; divides D.
-        dim_feedforward: F.
-        layer_heads: H of each layer where they differ, with heads of the same width D / H; empty: all the same.
-        layer_feedforward: F of each layer where they differ; empty: all the same.
-        norm_first: pre-LN if true, post-LN otherwise.
-        dropout: on both residual branches.
-        attention_dropout: on attention weights.
-        conv_kernel_size: places that a convolution before each attention sees; 0 is none.
-        rotary: whether queries and keys are rotated by their position.
-        activation: of the feed-forward layers, a name of `ACTIVATIONS`.
-        causal: whether the convolutions see earlier places only; attention sees what the mask admits.
-        variational_dropout: whether all places of a sample share one dropout mask.
-    """
-
-    def __init__(
-        self,
-        num_encoder_layers: int,
-        embed_dim: int,
-        num_heads: int,
-        dim_feedforward: int,
-        norm_first: bool = True,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        conv_kernel_size: int = 0,
-        rotary: bool = True,
-        activation: str = "gelu",
-        causal: bool = False,
-        variational_dropout: bool = False,
-        layer_heads: Sequence[int] = (),
-        layer_feedforward: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
-        self.rotary = rotary
+        self.rotary = shape.rotary
+        self.head_width = shape.head_width
         self._kept_rotary: tuple[tuple, dict[int, RotaryTables]] | None = None
-        self.head_width = embed_dim // num_heads
-        heads = layer_heads or (num_heads,) * num_encoder_layers
-        widths = layer_feedforward or (dim_feedforward,) * num_encoder_layers
         self.blocks = nn.ModuleList(
-            EncoderBlock(
-                embed_dim,
-                layer_num_heads,
-                self.head_width,
-                layer_width,
-                norm_first,
-                dropout,
-                attention_dropout,
-                conv_kernel_size,
-                activation,
-                causal,
-                variational_dropout,
-            )
-            for layer_num_heads, layer_width in zip(heads, widths, strict=True)
+            EncoderBlock(shape, num_heads, dim_feedforward)
+            for num_heads, dim_feedforward in zip(shape.heads, shape.widths, strict=True)
         )
-        self.final_norm = nn.LayerNorm(embed_dim) if norm_first else nn.Identity()
+        self.final_norm = nn.LayerNorm(shape.embed_dim, shape.layer_norm_eps) if shape.norm_first else nn.Identity()
 
     def forward(
         self,
@@ -205,8 +204,8 @@ class Encoder(nn.Module):
             attention_mask: boolean (B, S) or (B, L, S), True = may be attended to. B may be 1 for all rows alike.
             return_weights: whether to return each layer's attention weights.
             cache: an empty one, which keeps what `decode` needs of these prompts.
-            only_B: the one place of each row whose output is wanted, as (B, 1, D): the last block then computes nothing
-                else but keys and values, which saves a fifth of reading a prompt.
+            only_B: the one position of each row whose output is wanted, as (B, 1, D): the last block then computes
+                nothing else but keys and values, which saves a fifth of reading a prompt.
         """
         x_BLD = _as_computed(x_BLD)
         bias_BLS = attention_bias(attention_mask).to(x_BLD.dtype)
@@ -234,7 +233,7 @@ class Encoder(nn.Module):
         return self.final_norm(x_N1D)
 
     def _rotary_of_length(self, length: int, like: Tensor) -> dict[int, RotaryTables]:
-        """The tables for places 0, 1, ...; the last ones are kept, because making them is a tenth of a small batch."""
+        """The tables for positions 0, 1, ...; the last ones are kept: making them takes a tenth of a small batch."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._rotary(torch.arange(length, device=like.device), like)
         key = (length, like.dtype, like.device)
@@ -242,12 +241,12 @@ class Encoder(nn.Module):
             self._kept_rotary = key, self._rotary(torch.arange(length, device=like.device), like)
         return self._kept_rotary[1]
 
-    def _rotary(self, places: Tensor, like: Tensor) -> dict[int, RotaryTables]:
+    def _rotary(self, positions: Tensor, like: Tensor) -> dict[int, RotaryTables]:
         """The tables of each layer by its number; layers with as many heads share theirs."""
         if not self.rotary:
             return {}
         heads = [block.attention.num_heads for block in self.blocks]
-        most = rotary_tables(places, max(heads), self.head_width, like)
+        most = rotary_tables(positions, max(heads), self.head_width, like)
         return {layer: most.of_heads(number, self.head_width) for layer, number in enumerate(heads)}
 
 

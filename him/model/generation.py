@@ -79,7 +79,7 @@ class CachedSteps:
         self.starts = [model.window_start(length) for length in self.lengths]
 
     def first(self) -> Tensor:
-        log_probabilities_BV, self.decoding = self.model.start(self.prompts, self.num_hypotheses)
+        log_probabilities_BV, self.decoding = self.model.prefill(self.prompts, self.num_hypotheses)
         return log_probabilities_BV.repeat_interleave(self.num_hypotheses, dim=0)
 
     def next(self, written: Sequence[Sequence[int]], origins: Sequence[int] | None) -> Tensor:
@@ -87,12 +87,12 @@ class CachedSteps:
         if starts != self.starts:  # a text has outgrown the context: its shortened window is read anew
             self.starts = starts
             texts = [[*self.prompts[n // self.num_hypotheses], *ids] for n, ids in enumerate(written)]
-            log_probabilities_NV, self.decoding = self.model.start(texts, num_hypotheses=1)
+            log_probabilities_NV, self.decoding = self.model.prefill(texts, num_hypotheses=1)
             return log_probabilities_NV
         device = self.model.device
         if origins is not None and list(origins) != list(range(len(origins))):
             self.decoding.reorder(torch.tensor(origins, device=device))
-        return self.model.advance(torch.tensor([ids[-1] for ids in written], device=device), self.decoding)
+        return self.model.decode_step(torch.tensor([ids[-1] for ids in written], device=device), self.decoding)
 
 
 class RecomputedSteps:
@@ -264,13 +264,13 @@ def _beam_search(steps: Steps, num_prompts: int, decoder: Decoder) -> list[list[
 
 
 def _extend(
-    search: _Search, number: int, scores: list[float], places: list[int], V: int, written: list[list[int]]
+    search: _Search, number: int, scores: list[float], choices: list[int], V: int, written: list[list[int]]
 ) -> list[tuple[int, float, list[int]]]:
     """The W best hypotheses of a prompt that go on, as (origin, score, ids); the search gets those that end."""
     W = search.decoder.num_beams
     running: list[tuple[int, float, list[int]]] = []
-    for rank, (score, place) in enumerate(zip(scores, places, strict=True)):
-        origin, token = number * W + place // V, place % V
+    for rank, (score, choice) in enumerate(zip(scores, choices, strict=True)):
+        origin, token = number * W + choice // V, choice % V
         if token != search.decoder.end_id:
             running.append((origin, score, [*written[origin], token]))
         elif rank < W and score > NEVER and not search.is_over:

@@ -53,7 +53,7 @@ class GenerativeModel(nn.Module, ABC):
         return self.output_bias.device
 
     @abstractmethod
-    def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:
+    def prefill(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:
         """Reads prompts of any lengths.
 
         Args:
@@ -65,14 +65,14 @@ class GenerativeModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def advance(self, ids_N: Tensor, decoding: Decoding) -> Tensor:
+    def decode_step(self, ids_N: Tensor, decoding: Decoding) -> Tensor:
         """Reads the token that each hypothesis wrote; returns log-probabilities (N, V) float32 of the next."""
 
     @abstractmethod
     def recompute(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilities (N, V) of the next token, computed anew from all N prompts and what was written after each.
 
-        The same as `start` and `advance` up to rounding: what they are checked and timed against.
+        The same as `prefill` and `decode_step` up to rounding: what they are checked and timed against.
         """
 
     def window_start(self, length: int) -> int:
@@ -100,5 +100,5 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device, pad_id: int = 0)
 
 
 def last_positions(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """The vector at the last True place of each row, (B, D)."""
+    """The vector at the last True position of each row, (B, D)."""
     return x_BLD[torch.arange(len(x_BLD), device=x_BLD.device), mask_BL.sum(dim=1) - 1]

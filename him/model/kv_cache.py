@@ -4,7 +4,7 @@ Keys and values of a prompt are kept once for all hypotheses of beam search that
 arXiv:1911.02150, section 2.3, on why reading them is what a step costs).
 
 # B prompts   N hypotheses, the same number for each prompt   P longest prompt   T written tokens   D embed_dim
-# H heads   K width of one head   W places of the convolution
+# H heads   K width of one head   W positions of the convolution
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class LayerCache:
 
     def keep_last(self, inputs_BPD: Tensor, number: int) -> None:
         """Keeps the last inputs of a convolution over the prompts, zeros where a prompt has fewer."""
-        before_BPD = F.pad(inputs_BPD, (0, 0, number, 0))  # place p is now at p + number
+        before_BPD = F.pad(inputs_BPD, (0, 0, number, 0))  # position p is now at p + number
         places_BW = self.prompt_lengths_B[:, None] + torch.arange(number, device=inputs_BPD.device)
         last_BWD = before_BPD.gather(1, places_BW[:, :, None].expand(-1, -1, inputs_BPD.shape[2]))
         self._last_inputs_NWD = last_BWD.repeat_interleave(self.num_hypotheses, dim=0)
@@ -94,7 +94,7 @@ class DecodingCache:
     Attributes:
         layers: a `LayerCache` each.
         prompt_mask_BP: boolean, True at the prompts' tokens.
-        positions_N: place of each hypothesis' next token, counted from 0 at the beginning of its prompt.
+        positions_N: position of each hypothesis' next token, counted from 0 at the beginning of its prompt.
     """
 
     layers: list[LayerCache]

@@ -1,6 +1,6 @@
 """Predicting masked tokens: what a model of any task can learn from text without labels.
 
-# B batch   L length   W words   D embed_dim   V vocabulary   N hidden places
+# B batch   L length   W words   D embed_dim   V vocabulary   N masked positions
 """
 
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ class PretrainingModel(nn.Module):
         self.words = words
 
     def mlm_loss(self, hidden_BLD: Tensor, ids_BL: Tensor, is_masked_BL: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Cross-entropy, summed over hidden places, their number, and how many of them the first choice met.
+        """Cross-entropy, summed over masked positions, their number, and how many of them the first choice met.
 
         Args:
             hidden_BLD: output of the encoder, which saw the mask there.
             ids_BL: the tokens as they were.
-            is_masked_BL: boolean; of many places the last few are left out.
+            is_masked_BL: boolean; of many positions the last few are left out.
         """
         positions_N = is_masked_BL.flatten().nonzero().squeeze(1)
         if len(positions_N) > POSITIONS_MULTIPLE:
@@ -84,7 +84,7 @@ def mask_positions(
     Args:
         word_ids_BL: int64 number of the word that a piece is part of, -1 for none.
         share: in [0, 1].
-        may_mask_BL: boolean; the other places stay.
+        may_mask_BL: boolean; the other positions stay.
         generator: of the random numbers; None is the device's own.
     """
     shape = (len(word_ids_BL), max(0, int(word_ids_BL.amax())) + 1)

@@ -1,4 +1,8 @@
-"""What a task is to the trainer, the predictor and the pictures: everything that they must not know themselves."""
+"""The protocol of a task, in three parts: training, evaluation and inference, and what only some tasks can do.
+
+`TrainingTask` is what the training loop uses, `Task` what everybody else may count on, and each class below `Task` is a
+capability: whoever uses one asks first, with `isinstance`, and goes another way where a task has it not.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from him.config import Config
 from him.config.resolve import resolve
+from him.core.errors import ConfigError
 
 if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
     import numpy as np
+    from tokenizers import Tokenizer
     from torch import Tensor, nn
 
     from him.attention_maps import AttentionExample
     from him.core.compute import Compute
     from him.data.batching import SamplingWeights
+    from him.tasks.exporting import Graph, Outputs, StockExport
 
 # The other metrics are better when they are higher.
 LOWER_IS_BETTER = frozenset({"Loss", "Perplexity", "Bits_Per_Byte"})
@@ -55,58 +62,22 @@ class Evaluation:
     samples: str = ""
 
 
-class Task(ABC):
-    """A task with its data.
+class TrainingTask(ABC):
+    """What the training loop uses: examples, batches, their loss, and an evaluation.
 
     Attributes:
-        name: as in `--task_type`.
-        inputs: keywords of `predict`, which are flags of `scripts/predict.py`.
         best_metric: the metric by which the best model is chosen.
         shown_metrics: the metrics in the line after each epoch, those that the evaluation has.
         stages: names in the records of what is measured while training and in evaluations.
+        config: all settings.
+        tokenizer: makes the token ids of the batches.
     """
 
-    name: ClassVar[str]
-    inputs: ClassVar[tuple[str, ...]]
     best_metric: ClassVar[str]
     shown_metrics: ClassVar[tuple[str, ...]]
     stages: ClassVar[tuple[str, str]] = ("train", "validation")
-
-    @classmethod
-    def resolve(cls, config: Config) -> Config:
-        """The configuration with this task's defaults where nothing was said; see `him.config.resolve`."""
-        return resolve(config)
-
-    @classmethod
-    @abstractmethod
-    def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> Task:
-        """Loads the data and everything that training needs.
-
-        Args:
-            config: with the task's defaults.
-            tokenizer_folder: folder written by `save`, whose tokenizer is used instead of a new one.
-
-        Raises:
-            DataError, ConfigError: the data or a setting is not usable.
-        """
-
-    @classmethod
-    @abstractmethod
-    def restore(cls, config: Config, folder: Path) -> Task:
-        """The task as `save` left it, without training data: for predicting.
-
-        Raises:
-            CheckpointError: a file is missing or damaged.
-        """
-
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Writes what `restore` needs beside the weights."""
-
-    @property
-    @abstractmethod
-    def notes(self) -> Sequence[str]:
-        """Lines about the data that the user should read."""
+    config: Config
+    tokenizer: Tokenizer
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -139,13 +110,13 @@ class Task(ABC):
         """Tells validation data from other data."""
         return ""
 
-    def places(self, examples: np.ndarray) -> np.ndarray:
+    def source_indices(self, examples: np.ndarray) -> np.ndarray:
         """Where in the training data, counted from 0, these training examples are from: to name them to the user."""
         return examples
 
     @abstractmethod
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """The training examples of these numbers as one batch, a row each."""
+        """The training examples of these numbers as one batch, a row each, with an `attention_mask` (B, L)."""
 
     @abstractmethod
     def num_targets(self, batch: dict[str, Tensor]) -> int:
@@ -156,25 +127,58 @@ class Task(ABC):
         """Forward pass and loss of a batch."""
 
     @abstractmethod
-    def pretraining(self) -> Task:
-        """What is learned before: the same texts, and those of `--pretrain_files`, without their labels.
+    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
+        """Measures the model on the whole validation set; slow metrics on a fixed part of it unless `final`."""
 
-        Its model is a `PretrainingModel` around one of this task.
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes what is needed beside the weights of the best model, such as the tokenizer."""
+
+
+class Task(TrainingTask):
+    """A task with its data: training, evaluation and inference.
+
+    Attributes:
+        name: as in `--task_type`.
+        inputs: keywords of `predict`, which are flags of `scripts/predict.py`.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def resolve(cls, config: Config) -> Config:
+        """The configuration with this task's defaults where nothing was said; see `him.config.resolve`."""
+        return resolve(config)
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> Task:
+        """Loads the data and everything that training needs.
+
+        Args:
+            config: with the task's defaults.
+            tokenizer_folder: folder written by `save`, whose tokenizer is used instead of a new one.
+
+        Raises:
+            DataError, ConfigError: the data or a setting is not usable.
         """
 
+    @classmethod
     @abstractmethod
-    def distillation_loss(
-        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
-    ) -> LossSums:
-        """The loss of a student: (1 - share) * `loss` + share * divergence from the predictions of its teacher."""
+    def restore(cls, config: Config, folder: Path) -> Task:
+        """The task as `save` left it, without training data: for predicting.
 
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
+
+    @property
     @abstractmethod
-    def dummy_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
-        """A batch of random tokens without padding, that `loss` takes: to measure how fast a model is."""
-
-    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:
-        """All that has to be computed to know what the model says about a batch."""
-        return self.loss(model, batch)
+    def notes(self) -> Sequence[str]:
+        """Lines about the data that the user should read."""
 
     def with_config(self, config: Config) -> Task:
         """The same data under other settings, which change nothing about how the data are read."""
@@ -182,21 +186,25 @@ class Task(ABC):
         other.config = config
         return other
 
-    @abstractmethod
-    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
-        """Measures the model on the whole validation set; slow metrics on a fixed part of it unless `final`."""
+    # -- measuring -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
         """Measures the model on another file of the task's format, all metrics on all of it."""
 
+    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """All that has to be computed to know what the model says about a batch."""
+        return self.loss(model, batch)
+
+    @abstractmethod
+    def dummy_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
+        """A batch of random tokens without padding, that `loss` takes: to measure how fast a model is."""
+
+    # -- inference -----------------------------------------------------------------------------------------------------
+
     @abstractmethod
     def predict(self, model: nn.Module, compute: Compute, **inputs: Any) -> Any:
         """Answers one input; the task says which keywords it takes."""
-
-    def stream(self, model: nn.Module, compute: Compute, **inputs: Any) -> Iterator[str] | None:
-        """Answers one input piece by piece; None from a task that knows nothing before it knows all."""
-        return None
 
     @abstractmethod
     def line(self, answer: Any) -> str:
@@ -210,6 +218,72 @@ class Task(ABC):
     def example_inputs(self) -> dict[str, str]:
         """Keywords for `predict` from the built-in data, of a kind that training does not show."""
 
+
+# -- capabilities ------------------------------------------------------------------------------------------------------
+
+
+class PretrainableTask(Task):
+    """A task that can learn from texts without labels first (`--pretrain_epochs`)."""
+
+    @abstractmethod
+    def pretraining(self) -> TrainingTask:
+        """What is learned before: the same texts, and those of `--pretrain_files`, without their labels.
+
+        Its model is a `PretrainingModel` around one of this task.
+        """
+
+
+class DistillableTask(Task):
+    """A task that can learn from a teacher: knowledge distillation (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    @abstractmethod
+    def distillation_loss(
+        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
+    ) -> LossSums:
+        """The loss of a student: (1 - share) * `loss` + share * divergence from the predictions of its teacher."""
+
+
+class StreamingTask(Task):
+    """A task that can answer piece by piece."""
+
+    @abstractmethod
+    def stream(self, model: nn.Module, compute: Compute, **inputs: Any) -> Iterator[str] | None:
+        """Answers one input piece by piece; None where the settings let nothing be known before all is."""
+
+
+class AttentionTask(Task):
+    """A task that can show what its model attends to (`--attention_examples`)."""
+
     @abstractmethod
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention of a few validation examples, the same ones at each call."""
+
+
+class ExportableTask(Task):
+    """A task whose model other programs can run (`scripts/export.py`).
+
+    Attributes:
+        export_settings: for evaluating an exported model, which has its outputs and nothing else.
+    """
+
+    export_settings: ClassVar[dict[str, Any]] = {}
+
+    @abstractmethod
+    def export_graph(self, model: nn.Module) -> Graph:
+        """What is exported of a model, with real inputs."""
+
+    @abstractmethod
+    def exported_model(self, outputs: Outputs) -> nn.Module:
+        """An exported model in the place of a trained one, for evaluations with `export_settings`.
+
+        Args:
+            outputs: computes what the graph of `export_graph` computes.
+        """
+
+    def stock_export(self) -> StockExport:
+        """How stock classes of `transformers` compute what the model does.
+
+        Raises:
+            ConfigError: none does.
+        """
+        raise ConfigError(f"--format transformers: no stock class for --task_type {self.name}; use --format onnx")

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
-from torch import nn
 
 from him.config import Config
 from him.core.compute import memory_bytes
 from him.core.errors import ConfigError
 from him.data.batching import SamplingWeights
 from him.metrics.bertscore import find_scorer_model
-from him.model.embeddings import InputEmbedding, LexicalEmbedding
-from him.model.encoder import Encoder
+from him.model.embeddings import EmbeddingShape, InputEmbedding, LexicalEmbedding
+from him.model.encoder import Encoder, EncoderShape
+from him.tasks.base import DistillableTask, PretrainableTask, Task
 from him.text.tokenizer import MASK, load_tokenizer, parse_tokenizer, special_id
 
 
@@ -32,26 +32,19 @@ def build_embedding(
         ConfigError: the model would be larger than the machine.
     """
     _check_size(config, tokenizer.get_vocab_size())
-    embedding = InputEmbedding(
+    shape = EmbeddingShape(
         vocab_size=tokenizer.get_vocab_size(),
         embed_dim=config.embed_dim,
         max_seq_len=config.max_seq_len,
+        mask_id=special_id(tokenizer, MASK),
         learned_positions=config.positions == "learned",
         dropout=config.dropout,
         word_dropout=config.word_dropout,
-        mask_id=special_id(tokenizer, MASK),
-        lexical=lexical,
         num_segments=num_segments,
         variational_dropout=config.variational_dropout,
+        layer_norm_eps=config.layer_norm_eps,
     )
-    _set_eps(embedding, config)
-    return embedding
-
-
-def _set_eps(part: nn.Module, config: Config) -> None:
-    for module in part.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = config.layer_norm_eps
+    return InputEmbedding(shape, lexical)
 
 
 def num_encoder_weights(config: Config) -> int:
@@ -73,24 +66,36 @@ def _check_size(config: Config, vocab_size: int) -> None:
 
 def build_encoder(config: Config, causal: bool) -> Encoder:
     """The encoder, with weights that are still to be drawn."""
-    encoder = Encoder(
+    shape = EncoderShape(
         num_encoder_layers=config.num_encoder_layers,
         embed_dim=config.embed_dim,
         num_heads=config.num_heads,
         dim_feedforward=config.dim_feedforward,
-        layer_heads=config.layer_heads,
-        layer_feedforward=config.layer_feedforward,
-        conv_kernel_size=config.conv_kernel_size,
         norm_first=config.norm_first,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
+        conv_kernel_size=config.conv_kernel_size,
         rotary=config.positions == "rotary",
         activation=config.activation,
         causal=causal,
         variational_dropout=config.variational_dropout,
+        layer_heads=config.layer_heads,
+        layer_feedforward=config.layer_feedforward,
+        layer_norm_eps=config.layer_norm_eps,
     )
-    _set_eps(encoder, config)
-    return encoder
+    return Encoder(shape)
+
+
+def check_capabilities(task: type[Task], config: Config) -> None:
+    """Raises ConfigError if the settings ask for what a task cannot do."""
+    if config.pretrain_epochs and not issubclass(task, PretrainableTask):
+        raise ConfigError(
+            f"--pretrain_epochs {config.pretrain_epochs}: --task_type {task.name} has no pretraining; leave it out"
+        )
+    if config.teacher is not None and not issubclass(task, DistillableTask):
+        raise ConfigError(
+            f"--teacher {config.teacher}: --task_type {task.name} cannot learn from a teacher; leave it out"
+        )
 
 
 def check_sampling(config: Config) -> None:

@@ -1,6 +1,7 @@
-"""What tasks that write text have in common."""
+"""Text generation: what the tasks that write text have in common."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from him.config import Config
 from him.model.generation import Decoder
 from him.model.repeated_words import RepeatedWords
-from him.tasks.base import LossSums, Task
+from him.tasks.base import DistillableTask, ExportableTask, LossSums
+from him.tasks.exporting import ExportedTokens, Outputs
 from him.text.tokenizer import CLS, MASK, PAD, SEP, UNK, piece_texts, special_id
 
 
@@ -27,8 +29,10 @@ class Generation:
     num_cut: int = 0
 
 
-class GenerationTask(Task):
+class GenerationTask(DistillableTask, ExportableTask):
     """A task whose model makes its own loss of a batch (see `LanguageModel.loss`)."""
+
+    export_settings: ClassVar[dict[str, Any]] = {"eval_samples": 0}  # writing needs more of a model than its outputs
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
         """Cross-entropy of the tokens to be written."""
@@ -40,9 +44,13 @@ class GenerationTask(Task):
         """The same with the teacher's predictions as targets too."""
         return self._loss(model, batch, teacher, share)
 
-    def _loss(self, model: nn.Module, batch: dict[str, Tensor], *taught: nn.Module | float) -> LossSums:
-        loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0, *taught)
+    def _loss(self, model: nn.Module, batch: dict[str, Tensor], *distillation: nn.Module | float) -> LossSums:
+        loss, num_correct = model.loss(batch, self.config.label_smoothing if model.training else 0.0, *distillation)
         return LossSums(loss, self.num_targets(batch), num_correct)
+
+    def exported_model(self, outputs: Outputs) -> ExportedTokens:
+        """See `ExportedTokens`."""
+        return ExportedTokens(outputs, self.tokenizer.get_vocab_size())
 
 
 def decoder_of(config: Config, tokenizer: Tokenizer, max_new_tokens: int) -> Decoder:

@@ -1,25 +1,28 @@
-"""What the pretraining of all tasks has in common: a task of its own, on the same texts, without labels."""
+"""Pretraining: what it is in all tasks, a task of its own on the same texts, without labels."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from him.config.resolve import pretraining_config
-from him.core.compute import Compute
 from him.model.initialization import initialize
-from him.model.masked_lm import MLMHead, PretrainingModel
-from him.tasks.base import Evaluation, LossSums, Task
+from him.model.masked_lm import MLMHead, PretrainingModel, mask_positions
+from him.tasks.base import LossSums, Task, TrainingTask
+from him.text.tokenizer import MASK, special_id
 
 MASKED_SHARE = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
 MLM_WEIGHT = 0.5  # of the masked tokens; the synthetic questions, or the words that follow, count 1
-EVALUATION_SEED = 0  # of the words that are hidden in validation texts
+EVALUATION_SEED = 0  # of the tokens that are masked in validation texts
 
 
-class Pretraining:
-    """A task that is learned before another one; what is not said here is as with the other one.
+class Pretraining(TrainingTask):
+    """A task that is learned before another one, from the same texts, some of whose tokens are masked.
 
     Args:
         task: the other one, with its data.
@@ -28,33 +31,64 @@ class Pretraining:
     best_metric: ClassVar[str] = "Loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy",)
     stages: ClassVar[tuple[str, str]] = ("pretraining", "pretraining")
-    train_sampling: ClassVar[None] = None
 
     def __init__(self, task: Task) -> None:
         self.config = pretraining_config(task.config)
         self.task = task.with_config(self.config)
+        self.tokenizer = task.tokenizer
+        self.mask_id = special_id(task.tokenizer, MASK)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
+    @cached_property
+    def validation_digest(self) -> str:
+        """That of the task, from whose validation data these texts are."""
+        return self.task.validation_digest
 
-    @property
-    def examples_per_epoch(self) -> int:
-        """Examples that are seen in an epoch."""
-        return len(self.train_lengths)
+    def num_targets(self, batch: dict[str, Tensor]) -> int:
+        """Those of what the task is about; masked tokens count beside them."""
+        return self.task.num_targets(batch)
+
+    def masked(
+        self, batch: dict[str, Tensor], may_mask_BL: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The batch with `MASKED_SHARE` of its words masked, and where, boolean (B, L).
+
+        Args:
+            batch: `input_ids` (B, L) and `word_ids` (B, L), see `mask_positions`.
+            may_mask_BL: boolean; the other tokens stay.
+            generator: chooses the words; None is the device's own.
+        """
+        ids_BL = batch["input_ids"]
+        is_masked_BL = mask_positions(batch["word_ids"], MASKED_SHARE, may_mask_BL, generator)
+        return {**batch, "input_ids": ids_BL.masked_fill(is_masked_BL, self.mask_id)}, is_masked_BL
+
+    def save(self, folder: Path) -> None:
+        """Writes what the task needs beside its weights."""
+        self.task.save(folder)
+
+
+class MaskedPretraining(Pretraining):
+    """A pretraining whose masked tokens are predicted by a head of their own, beside what the task is about."""
 
     def build_model(self) -> PretrainingModel:
         """The task's model with a head beside it, with weights drawn anew."""
-        head = MLMHead(self.config.embed_dim, self.task.tokenizer.get_vocab_size())
+        head = MLMHead(self.config.embed_dim, self.tokenizer.get_vocab_size())
         model = PretrainingModel(self.task.build_model(), head)
         initialize(head)
         return model
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
         """That of what the task is about, and that of the masked tokens as if there were as many, times a weight."""
-        sums, mlm_loss, num_words, _ = self._read(model, batch, None)
-        weight = MLM_WEIGHT * sums.num_targets / max(1, num_words)
-        return LossSums(sums.loss + weight * mlm_loss, sums.num_targets, sums.num_correct)
+        sums, masked = self.losses(model, batch)
+        weight = MLM_WEIGHT * sums.num_targets / max(1, masked.num_targets)
+        return LossSums(sums.loss + weight * masked.loss, sums.num_targets, sums.num_correct)
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
-        """The same loss on the texts of the validation data, and what the task can measure already."""
+    def losses(
+        self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> tuple[LossSums, LossSums]:
+        """The loss of what the task is about, and that of the masked tokens, from one forward pass.
+
+        Args:
+            model, batch: see `loss`.
+            generator: chooses the masked tokens; None is the device's own.
+        """

@@ -1,24 +1,13 @@
 """Knowledge distillation: training with a teacher, Hinton et al. 2015 (arXiv:1503.02531)."""
 
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from him.data.cache import content_digest
-from him.tasks.base import LossSums, Task
+from him.tasks.base import DistillableTask, LossSums, Task
 from him.training.masks import WeightMasks
 from him.training.objective import Objective
-
-
-@runtime_checkable
-class DistillationTask(Protocol):
-    """A task whose models can learn from the predictions of another model."""
-
-    def distillation_loss(
-        self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
-    ) -> LossSums:
-        """(1 - share) * the loss on the labels + share * the divergence from the teacher's predictions."""
 
 
 class Distillation(Objective):
@@ -32,7 +21,7 @@ class Distillation(Objective):
     """
 
     def __init__(
-        self, task: DistillationTask, teacher: nn.Module, weight: float, masks: WeightMasks | None = None
+        self, task: DistillableTask, teacher: nn.Module, weight: float, masks: WeightMasks | None = None
     ) -> None:
         super().__init__(task, masks)
         self.teacher = teacher
@@ -44,7 +33,7 @@ class Distillation(Objective):
         return content_digest(*(tensor.float().cpu().numpy() for tensor in self.teacher.state_dict().values()))
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
-        """See `DistillationTask.distillation_loss`."""
+        """See `DistillableTask.distillation_loss`."""
         if not self.weight:
             return self.task.loss(model, batch)
         return self.task.distillation_loss(model, self.teacher, batch, self.weight)
@@ -54,6 +43,6 @@ def objective_with_teacher(
     task: Task, teacher: nn.Module, weight: float, masks: WeightMasks | None = None
 ) -> Objective:
     """Distillation, or the loss on the labels alone where the task cannot be taught by a model; see `Distillation`."""
-    if isinstance(task, DistillationTask):
+    if isinstance(task, DistillableTask):
         return Distillation(task, teacher, weight, masks)
     return Objective(task, masks)

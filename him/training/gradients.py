@@ -151,6 +151,6 @@ class Gradients:
             with self.compute.autocast():
                 self.objective(self.model, batch)
 
-        parts = [(self.task.places(part), batch) for part, batch in zip(micro_batches, batches, strict=True)]
+        parts = [(self.task.source_indices(part), batch) for part, batch in zip(micro_batches, batches, strict=True)]
         gradients = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
         return find_non_finite_source(self.model, parts, forward, loss_is_finite, gradients)

@@ -15,7 +15,7 @@ from him.data.batching import epoch_batches
 from him.runs.checkpoint import Checkpoint, Checkpoints, NotFinite
 from him.runs.environment import describe_environment
 from him.runs.folder import RunFolder
-from him.tasks.base import Evaluation, Task
+from him.tasks.base import AttentionTask, Evaluation, Task
 from him.training.best_model import BestModel
 from him.training.gradients import Gradients
 from him.training.objective import Objective
@@ -247,7 +247,7 @@ class Trainer:
                 self.objective.masks.apply(self.model)
                 evaluation = self.task.evaluate(self.model, self.compute)
                 examples = []
-                if draw_attention and self.config.attention_examples:
+                if draw_attention and self.config.attention_examples and isinstance(self.task, AttentionTask):
                     examples = self.task.attention_examples(self.model, self.compute, self.config.attention_examples)
             self.progress.record_evaluation(evaluation, examples)
             is_best = self.best_model.consider(self.model, evaluation, self.budget.epoch(self.state.step))

@@ -13,7 +13,7 @@ from him.runs.folder import TRAINED, ModelFolder, RunFolder
 from him.runs.models import load_stage
 from him.runs.untrusted import check_files
 from him.tasks import task_class
-from him.tasks.base import Evaluation
+from him.tasks.base import Evaluation, StreamingTask
 
 
 class Predictor:
@@ -46,8 +46,8 @@ class Predictor:
         return self.task.predict(self.model, self.compute, **inputs)
 
     def stream(self, **inputs: Any) -> Iterator[str] | None:
-        """Answers one input piece by piece, or None where that cannot be (see `Task.stream`)."""
-        return self.task.stream(self.model, self.compute, **inputs)
+        """Answers one input piece by piece, or None where that cannot be (see `StreamingTask.stream`)."""
+        return self.task.stream(self.model, self.compute, **inputs) if isinstance(self.task, StreamingTask) else None
 
     def predict_file(self, path: str) -> dict[str, Any]:
         """Answers by id for a file of the task's format."""

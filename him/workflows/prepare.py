@@ -7,10 +7,11 @@ from torch import nn
 from him.compression.pruning import check_amount
 from him.config import Config
 from him.core.errors import CheckpointError, ConfigError
-from him.data.unlabelled import check_names
+from him.data.document_files import check_names
 from him.runs.folder import ModelFolder, RunFolder
 from him.tasks import task_class
 from him.tasks.base import Task
+from him.tasks.building import check_capabilities
 from him.text.tokenizer import parse_tokenizer
 from him.workflows.initial_weights import initial_folder
 from him.workflows.teacher import teacher_folder
@@ -30,7 +31,9 @@ def prepare_task(config: Config, run: RunFolder | None = None) -> Task:
         raise ConfigError("--pretrain_files without --pretrain_epochs: nothing would read them; name how many epochs")
     if run is None:
         check_names(config.pretrain_files)
-    return task_class(config.task_type).prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
+    cls = task_class(config.task_type)
+    check_capabilities(cls, config)
+    return cls.prepare(config, tokenizer_folder=_tokenizer_folder(config, run))
 
 
 def _tokenizer_folder(config: Config, run: RunFolder | None) -> Path | None:

@@ -18,7 +18,7 @@ from him.data.cache import cache_folder, cached_folder, content_digest, fingerpr
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_tensors
 from him.runs.folder import ModelFolder, RunFolder
 from him.runs.records import MetricWriter
-from him.tasks.base import Task
+from him.tasks.base import PretrainableTask, Task
 from him.training.trainer import Interrupted, Trainer
 
 PRETRAINING_VERSION = 2  # counted up when pretraining with the same settings and data comes out differently
@@ -36,6 +36,7 @@ def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run
     """
     if not config.pretrain_epochs:
         return
+    assert isinstance(task, PretrainableTask), f"{task.name} has no pretraining"
     pretraining = task.pretraining()
     settings = [(name, getattr(pretraining.config, name)) for name in pretraining_settings()]
     begins_with = content_digest(*(tensor.float().cpu().numpy() for tensor in model.state_dict().values()))

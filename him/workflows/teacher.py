@@ -8,8 +8,8 @@ from him.core.errors import ConfigError
 from him.model.embeddings import hold_in_bf16
 from him.runs.folder import ModelFolder
 from him.runs.models import find_model, load_stage
-from him.tasks.base import Task
-from him.training.distillation import Distillation, DistillationTask
+from him.tasks.base import DistillableTask, Task
+from him.training.distillation import DistillableTask, Distillation
 from him.training.objective import Objective
 
 
@@ -45,7 +45,7 @@ def build_objective(task: Task, config: Config, compute: Compute) -> Objective:
     folder = teacher_folder(config)
     if folder is None:
         return Objective(task)
-    if not isinstance(task, DistillationTask):
+    if not isinstance(task, DistillableTask):
         raise ConfigError(f"--teacher {config.teacher}: {task.name} has no distillation loss; leave the flag out")
     teacher = load_stage(task.with_config(Config.load(ModelFolder(folder).config)), folder, compute)
     if compute.bf16:

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from him.config import Config
 from him.data.cache import save_columns
 from him.tasks.squad.batches import SquadBatches
-from him.tasks.squad.features import SquadFeatures, build_features, cut_windows, find_spans
+from him.tasks.squad.features import FeatureOptions, SquadFeatures, build_features, cut_windows, find_spans
 from him.tasks.squad.reader import SquadData
-from him.tasks.squad.task import load_splits
+from him.tasks.squad.sources import load_squad
 from him.text.tokenizer import CLS, PAD, SEP, encode_texts, load_tokenizer, special_id
 from him.text.training import train_tokenizer
 from scripts.benchmarks.benchmark_run import cpu_name
@@ -67,7 +67,7 @@ def compare_features(config: Config, num_rounds: int) -> dict[str, Any]:
     Raises:
         ConfigError, DataError: a setting is wrong, or the data cannot be had.
     """
-    data = load_splits(config).train
+    data = load_squad(config).train
     tokenizer = _tokenizer(config, data)
     speeds: dict[str, list[float]] = {name: [] for name in LABELS}
     with tempfile.TemporaryDirectory(prefix="him-benchmark-") as name:
@@ -142,7 +142,7 @@ def _features_on_disk(
     data: SquadData, tokenizer: Tokenizer, max_seq_len: int, doc_stride: int, folder: Path
 ) -> SquadFeatures:
     """All that HIM does at a first start; `datasets.map` writes its result to the disk too."""
-    features, _ = build_features(data, tokenizer, max_seq_len, doc_stride, None)
+    features, _ = build_features(data, tokenizer, FeatureOptions(max_seq_len, doc_stride), None)
     save_columns(folder, features.to_columns(), {})
     return features
 

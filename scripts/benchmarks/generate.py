@@ -226,7 +226,7 @@ def build_model(config: Config) -> Any:
     import torch
     from torch import nn
 
-    from him.model.embeddings import InputEmbedding
+    from him.model.embeddings import EmbeddingShape, InputEmbedding
     from him.model.initialization import initialize
     from him.tasks.building import build_encoder
     from him.tasks.lm.model import LanguageModel
@@ -234,16 +234,15 @@ def build_model(config: Config) -> Any:
 
     torch.manual_seed(config.seed)
     summarizes = config.task_type == "summarization"
-    embedding = InputEmbedding(
+    shape = EmbeddingShape(
         vocab_size=config.vocab_size,
         embed_dim=config.embed_dim,
         max_seq_len=config.max_seq_len,
-        learned_positions=config.positions == "learned",
-        dropout=0.0,
-        word_dropout=0.0,
         mask_id=NUM_SPECIAL - 1,
+        learned_positions=config.positions == "learned",
         num_segments=2 if summarizes else 0,
     )
+    embedding = InputEmbedding(shape)
     encoder = build_encoder(config, causal=True)
     if summarizes:
         model = SummarizationModel(embedding, encoder, config.embed_dim, copies=config.copy_head)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from him.config import Config
 from him.core.compute import Compute, choose_compute, keep_freed_memory
-from him.data.batching import epoch_batches
+from him.data.batching import epoch_batches, evaluation_batches
 from him.runs.folder import RunFolder
 from him.tasks.base import Task
 from him.tasks.lm.task import LanguageModelingTask
-from him.tasks.lm.windows import scoring_windows
+from him.tasks.lm.windows import ScoringWindows
 from him.training.trainer import LOG_EVERY_STEPS, Trainer
 from scripts.benchmarks.benchmark_run import cpu_name
 from scripts.benchmarks.plain_lm import PlainGPT, plain_steps
@@ -119,7 +119,7 @@ class Side:
         model: on its device.
         compute: device and precision of this side.
         steps: trains a step for each item that is asked for, which is the number of its tokens.
-        loss_sum: sum of the cross-entropy of a batch's targets (see `scoring_windows`), in nats.
+        loss_sum: sum of the cross-entropy of a batch's targets (see `ScoringWindows`), in nats.
     """
 
     model: nn.Module
@@ -179,6 +179,7 @@ def validation_loss(side: Side, ids: np.ndarray, length: int) -> float:
     """Nats per token of a whole text, cut into windows that do not overlap; the same windows for both sides."""
     side.model.eval()
     total = 0.0
-    for batch in scoring_windows(ids, length, stride=length, batch_size=max(1, SCORING_TOKENS // length)):
-        total += float(side.loss_sum(side.compute.to_device(batch)))
+    windows = ScoringWindows(ids, length, stride=length)
+    for numbers in evaluation_batches(windows.lengths, max(1, SCORING_TOKENS // length)):
+        total += float(side.loss_sum(side.compute.to_device(windows.batch(numbers))))
     return total / (len(ids) - 1)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from him.config import Config
-from him.tasks.squad.task import SquadTask, load_splits
+from him.tasks.squad.sources import load_squad
+from him.tasks.squad.task import SquadTask
 from scripts.benchmarks.run_qa import map_features, squad_dataset, wrap_tokenizer
 
 
@@ -18,7 +19,7 @@ def prepare(config: Config, folder: Path) -> dict[str, Any]:
     """
     tokenizer = SquadTask.prepare(config).tokenizer
     tokenizer.save(str(folder / "tokenizer.json"))
-    train = load_splits(config).train
+    train = load_squad(config).train
     raw, wrapped = squad_dataset(train, folder / "raw"), wrap_tokenizer(tokenizer)
     for name in ("padded", "unpadded"):
         features = map_features(raw, wrapped, config.max_seq_len, config.doc_stride, padded=name == "padded")

@@ -118,7 +118,7 @@ def run_ablation(ablation: Ablation) -> dict[str, Any]:
     """
     runs = planned_runs(ablation)
     files = (*ablation.train_file, *ablation.extra_files)
-    validation = load_squad(train_files=files, validation_file=ablation.validation_file).validation
+    validation = load_squad(Config(train_file=files, validation_file=ablation.validation_file)).validation
     report = None
     for number, run in enumerate(runs, start=1):
         name = run.folder.name

@@ -235,8 +235,8 @@ def test_a_pruned_model_writes_alike_with_and_without_a_cache(task_type, changes
     ids = random_batch(task)["input_ids"].tolist()
     prompts, more = [row[:9] for row in ids], [row[9:13] for row in ids]
     with torch.no_grad():
-        first, decoding = model.start(prompts, 1)
-        steps = [first] + [model.advance(torch.tensor(column), decoding) for column in zip(*more, strict=True)]
+        first, decoding = model.prefill(prompts, 1)
+        steps = [first] + [model.decode_step(torch.tensor(column), decoding) for column in zip(*more, strict=True)]
         for number, step in enumerate(steps):
             anew = model.recompute(prompts, [row[:number] for row in more])
             torch.testing.assert_close(step, anew, rtol=1e-4, atol=1e-4)

@@ -19,7 +19,6 @@ import him.export.differences
 import him.export.onnx
 from him.core.errors import CheckpointError, ConfigError
 from him.data.sample import squad_sample, summarization_sample, text_sample
-from him.export.graphs import graph_of
 from him.export.onnx import export_onnx
 from tests.export.tiny_runs import make_run, opened
 from tests.small_runs import ROOT, first_paragraphs, tree, write_jsonl
@@ -156,7 +155,7 @@ def test_questions_have_the_same_logits():
         predictor, folder, report = exported(name)
         assert ("scalars" in [each["name"] for each in report["inputs"]]) == predictor.config.lexical_features
         run = session(folder / "model.onnx").run
-        for batch in graph_of(predictor.task, predictor.model).batches:
+        for batch in predictor.task.export_graph(predictor.model).batches:
             room = predictor.config.max_seq_len - batch["input_ids"].shape[1]
             shapes = [batch, longer(batch, room), {key: torch.cat((each, each)) for key, each in batch.items()}]
             for each in shapes:
@@ -189,7 +188,7 @@ def test_summaries_have_the_same_next_tokens(name):
     """At each place of a summary what the model would write next, copying included; rows are padded."""
     predictor, folder, _ = exported(name)
     run = session(folder / "model.onnx").run
-    batch = longer(graph_of(predictor.task, predictor.model).batches[1], 5)
+    batch = longer(predictor.task.export_graph(predictor.model).batches[1], 5)
     feed = {key: batch[key].numpy() for key in ("input_ids", "token_type_ids", "attention_mask")}
     (found_BLV,) = run(["log_probabilities"], feed)
     compared = 0
@@ -230,13 +229,13 @@ def test_int8_files_are_small(case):
 def test_int8_outputs_are_near(case):
     predictor, folder, report = case
     run = session(folder / "model_int8.onnx").run
-    graph = graph_of(predictor.task, predictor.model)
+    graph = predictor.task.export_graph(predictor.model)
     errors, outputs = ([[] for _ in graph.outputs] for _ in range(2))
     for batch in graph.batches:
         with torch.no_grad():
             expected = graph.module(batch)
         found = run(report["outputs"], {key: each.numpy() for key, each in graph.feed(batch).items()})
-        for number, (name, wanted, given) in enumerate(zip(graph.places, expected, found, strict=True)):
+        for number, (name, wanted, given) in enumerate(zip(graph.masks, expected, found, strict=True)):
             counts = slice(None) if name is None else batch[name]
             errors[number].append((torch.from_numpy(given)[counts] - wanted[counts]).flatten())
             outputs[number].append(wanted[counts].flatten())

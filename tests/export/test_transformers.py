@@ -14,11 +14,13 @@ from tokenizers import Tokenizer
 import him.export.stock_weights
 from him.config import Config
 from him.core.errors import CheckpointError, ConfigError
-from him.export.graphs import squad_batches
 from him.export.stock_weights import stock_class
 from him.export.transformers import export_transformers
 from him.tasks import task_class
+from him.tasks.lm.export import LanguageModelStock
+from him.tasks.squad.export import SquadStock
 from him.tasks.squad.reader import squad_from_document
+from him.tasks.summarization.task import SummarizationTask
 from him.text.tokenizer import SPECIAL_TOKENS
 from him.workflows.predict import Predictor
 from tests.export.tiny_runs import make_run, opened
@@ -158,7 +160,7 @@ def test_what_is_written(name):
 def test_swapped_weights_are_an_error(name, tmp_path, monkeypatch):
     """The comparison feels that queries have become keys, and the wrong order of pairs too."""
     predictor, _, _ = exported(name)
-    weights = him.export.stock_weights.stock_weights(predictor.config, predictor.model, 0)
+    weights = him.export.stock_weights.stock_weights(predictor.task.stock_export(), predictor.model, 0)
     (query,) = (key for key in weights if key.endswith("layer.1.attention.self.query.weight"))
     changed = {**weights, query: weights[query.replace("query", "key")]}
     if name.startswith("RoFormer"):
@@ -173,7 +175,7 @@ def test_swapped_weights_are_an_error(name, tmp_path, monkeypatch):
 def test_another_tokenizer_is_an_error(tmp_path, monkeypatch):
     predictor, _, _ = exported("BertForQuestionAnswering")
     other = exported("BertGenerationDecoder")[0].task
-    wrong = him.export.transformers._tokenizer_of(other)
+    wrong = him.export.transformers._tokenizer_of(other.stock_export())
     monkeypatch.setattr("him.export.transformers._tokenizer_of", lambda _: wrong)
     with pytest.raises(CheckpointError, match="^the tokenizer gives other ids in transformers than in HIM; nothing"):
         export_transformers(predictor, tmp_path / "out")
@@ -219,21 +221,22 @@ def test_what_no_stock_class_has(settings, obstacles):
     config = task_class(settings["task_type"]).resolve(Config(**settings))
     message = f"^--format transformers: no stock class has {obstacles}; take the flags in brackets, or --format onnx$"
     with pytest.raises(ConfigError, match=message):
-        stock_class(config)
+        stock_class({"squad": SquadStock, "lm": LanguageModelStock}[config.task_type], config)
 
 
 def test_summaries_have_no_stock_class():
     with pytest.raises(ConfigError, match="no stock class for --task_type summarization, .*; use --format onnx$"):
-        stock_class(Config(task_type="summarization"))
+        SummarizationTask.stock_export(SummarizationTask)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_advised_flags_lead_to_a_class(name):
-    assert stock_class(exported(name)[0].config).name == name
+    predictor = exported(name)[0]
+    assert stock_class(predictor.task.stock_export(), predictor.config).name == name
 
 
 def test_examples_are_padded_and_of_several_lengths():
-    batches = squad_batches(exported("BertForQuestionAnswering")[0].task)
+    batches = exported("BertForQuestionAnswering")[0].task.stock_export().batches
     lengths = {batch["input_ids"].shape[1] for batch in batches}
     assert len(lengths) >= 2
     assert any(not batch["attention_mask"].all() for batch in batches)

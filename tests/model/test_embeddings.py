@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from him.model.embeddings import InputEmbedding, LexicalEmbedding
+from him.model.embeddings import EmbeddingShape, InputEmbedding, LexicalEmbedding
 
 D = 8
 
@@ -15,12 +15,10 @@ def embedding(**changes):
         "vocab_size": 20,
         "embed_dim": D,
         "max_seq_len": 12,
-        "learned_positions": False,
-        "dropout": 0.0,
-        "word_dropout": 0.0,
         "mask_id": 4,
     }
-    made = InputEmbedding(**{**settings, **changes})
+    lexical = changes.pop("lexical", None)
+    made = InputEmbedding(EmbeddingShape(**{**settings, **changes}), lexical)
     for parameter in made.parameters():
         nn.init.normal_(parameter)
     return made

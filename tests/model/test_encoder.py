@@ -7,7 +7,7 @@ from torch import nn
 from him.model import encoder as encoder_module
 from him.model.attention import attention_bias
 from him.model.convolution import DepthwiseConvolution
-from him.model.encoder import Encoder, EncoderBlock
+from him.model.encoder import Encoder, EncoderBlock, EncoderShape
 
 D, H, F = 32, 4, 48
 LENGTHS = (11, 6, 1, 9)
@@ -72,7 +72,7 @@ def test_block_equals_pytorch(batch, norm_first):
     x, mask = batch
     reference = nn.TransformerEncoderLayer(D, H, F, 0.0, "gelu", batch_first=True, norm_first=norm_first)
     randomize(reference)
-    block = EncoderBlock(D, H, D // H, F, norm_first, dropout=0.0)
+    block = EncoderBlock(EncoderShape(1, D, H, F, norm_first), H, F)
     block.load_state_dict(names(reference))
     ours = dict(block.named_parameters())
     pairs = {name: (ours[name], parameter) for name, parameter in names(reference).items()}
@@ -88,7 +88,7 @@ def test_stack_equals_pytorch(batch, norm_first, mask_kind):
     layer = nn.TransformerEncoderLayer(D, H, F, 0.0, "gelu", batch_first=True, norm_first=norm_first)
     norm = nn.LayerNorm(D) if norm_first else None
     reference = randomize(nn.TransformerEncoder(layer, 4, norm, enable_nested_tensor=False))
-    encoder = Encoder(4, D, H, F, norm_first=norm_first, rotary=False)
+    encoder = Encoder(EncoderShape(4, D, H, F, norm_first=norm_first, rotary=False))
     named = {f"blocks.{n}.{name}": p for n, each in enumerate(reference.layers) for name, p in names(each).items()}
     if norm_first:
         named |= {"final_norm.weight": reference.norm.weight, "final_norm.bias": reference.norm.bias}
@@ -108,7 +108,7 @@ def test_stack_equals_pytorch(batch, norm_first, mask_kind):
 def test_the_two_orders_differ(batch):
     x, mask = batch
     torch.manual_seed(0)
-    pre, post = Encoder(2, D, H, F, norm_first=True), Encoder(2, D, H, F, norm_first=False)
+    pre, post = Encoder(EncoderShape(2, D, H, F, norm_first=True)), Encoder(EncoderShape(2, D, H, F, norm_first=False))
     post.load_state_dict({name: value for name, value in pre.state_dict().items() if not name.startswith("final_norm")})
     assert (pre(x, mask).hidden_BLD - post(x, mask).hidden_BLD).abs().max() > 0.1
     assert isinstance(post.final_norm, nn.Identity)
@@ -117,7 +117,7 @@ def test_the_two_orders_differ(batch):
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_attention_weights_on_request(batch, norm_first):
     x, mask = batch
-    encoder = randomize(Encoder(3, D, H, F, norm_first=norm_first)).eval()
+    encoder = randomize(Encoder(EncoderShape(3, D, H, F, norm_first=norm_first))).eval()
     plain, asked = encoder(x, mask), encoder(x, mask, return_weights=True)
     assert plain.attention_weights == []
     assert torch.equal(plain.hidden_BLD, asked.hidden_BLD)
@@ -133,7 +133,7 @@ def test_autocast(batch, norm_first, conv_kernel_size):
     """bfloat16 through and through, near the float32 result, and gradients in float32."""
     x, mask = batch
     torch.manual_seed(0)
-    encoder = Encoder(2, D, H, F, norm_first=norm_first, conv_kernel_size=conv_kernel_size)
+    encoder = Encoder(EncoderShape(2, D, H, F, norm_first=norm_first, conv_kernel_size=conv_kernel_size))
     exact = encoder(x, mask).hidden_BLD
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = encoder(x, mask).hidden_BLD
@@ -153,7 +153,7 @@ def test_rotary_is_used_only_if_wanted(batch):
     mask = torch.ones(4, 11, dtype=torch.bool)
     order = torch.tensor([0, 5, 2, 3, 4, 1, 6, 7, 8, 9, 10])
     for rotary in (False, True):
-        encoder = randomize(Encoder(2, D, H, F, rotary=rotary)).eval()
+        encoder = randomize(Encoder(EncoderShape(2, D, H, F, rotary=rotary))).eval()
         difference = (encoder(x, mask).hidden_BLD[:, order] - encoder(x[:, order], mask).hidden_BLD).abs().max()
         assert (difference.item() > 1e-4) == rotary
 
@@ -163,7 +163,7 @@ def test_rotary_is_used_only_if_wanted(batch):
 
 def test_convolution_by_hand():
     """Each channel with its own three weights over its neighbours, zero beyond the ends and in padding."""
-    block = EncoderBlock(2, 1, 2, 4, True, 0.0, conv_kernel_size=3)
+    block = EncoderBlock(EncoderShape(1, 2, 1, 4, conv_kernel_size=3), 1, 4)
     with torch.no_grad():
         block.convolution.convolution.weight.copy_(torch.tensor([[[1.0, 10, 100]], [[0, 1, 0]]]))
         block.convolution.convolution.bias.copy_(torch.tensor([0.0, 0.5]))
@@ -247,7 +247,7 @@ def test_a_centred_convolution_has_to_know_the_padding():
 @pytest.mark.parametrize("activation", ["gelu", "relu_squared"])
 def test_activations_by_hand(norm_first, activation):
     """One unit: x / 2 (1 + erf(x / sqrt 2)) or the square of what is above zero."""
-    block = EncoderBlock(2, 1, 2, 1, norm_first, 0.0, activation=activation)
+    block = EncoderBlock(EncoderShape(1, 2, 1, 1, norm_first, activation=activation), 1, 1)
     with torch.no_grad():
         for parameter in block.feed_forward.parameters():
             parameter.fill_(0.0)
@@ -262,8 +262,8 @@ def test_activations_by_hand(norm_first, activation):
 def test_layers_of_different_shapes(rotary):
     """As pruning leaves them: heads keep their width, and what was cut away is what zeroed weights would add."""
     torch.manual_seed(0)
-    full = Encoder(2, 16, 4, 8, rotary=rotary).eval()
-    small = Encoder(2, 16, 4, 8, rotary=rotary, layer_heads=(1, 4), layer_feedforward=(8, 3)).eval()
+    full = Encoder(EncoderShape(2, 16, 4, 8, rotary=rotary)).eval()
+    small = Encoder(EncoderShape(2, 16, 4, 8, rotary=rotary, layer_heads=(1, 4), layer_feedforward=(8, 3))).eval()
     weights = small.state_dict()
     for name, value in full.state_dict().items():
         weights[name] = value.clone()
@@ -301,7 +301,7 @@ def made_tables(monkeypatch):
 
 def test_tables_are_made_once_for_a_length(batch, monkeypatch):
     x, mask = batch
-    encoder = randomize(Encoder(2, D, H, F)).eval()
+    encoder = randomize(Encoder(EncoderShape(2, D, H, F))).eval()
     expected = encoder(x, mask).hidden_BLD
     calls = made_tables(monkeypatch)
     with torch.no_grad():
@@ -315,7 +315,7 @@ def test_tables_are_made_once_for_a_length(batch, monkeypatch):
 @pytest.mark.parametrize("first", ["longer", "shorter"])
 def test_tables_of_another_length_are_not_taken(batch, first):
     x, mask = batch
-    encoder = randomize(Encoder(2, D, H, F)).eval()
+    encoder = randomize(Encoder(EncoderShape(2, D, H, F))).eval()
     parts = {"longer": (x, mask), "shorter": (x[:, :6], mask[:, :6])}
     expected = {name: encoder(*part).hidden_BLD.detach() for name, part in parts.items()}
     with torch.inference_mode():
@@ -331,16 +331,16 @@ def test_tables_of_another_type_are_not_taken(batch, first):
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             return encoder(*batch).hidden_BLD
 
-    both = randomize(Encoder(2, D, H, F)).eval()
+    both = randomize(Encoder(EncoderShape(2, D, H, F))).eval()
     computed(both, first)
     for dtype in (torch.float32, torch.bfloat16):
-        assert torch.equal(computed(both, dtype), computed(randomize(Encoder(2, D, H, F)).eval(), dtype))
+        assert torch.equal(computed(both, dtype), computed(randomize(Encoder(EncoderShape(2, D, H, F))).eval(), dtype))
 
 
 def test_tables_kept_by_an_evaluation_can_be_trained_beside(batch):
     """Made under `inference_mode`, they must reach neither the graph of a later step nor what a teacher says."""
     x, mask = batch
-    encoder = randomize(Encoder(2, D, H, F))
+    encoder = randomize(Encoder(EncoderShape(2, D, H, F)))
     with torch.inference_mode():
         encoder(x, mask)
     with torch.no_grad():
@@ -352,7 +352,7 @@ def test_tables_kept_by_an_evaluation_can_be_trained_beside(batch):
 
 def test_tables_of_layers_with_different_heads_are_kept(batch):
     x, mask = batch
-    encoder = randomize(Encoder(3, D, H, F, layer_heads=(1, 4, 2), layer_feedforward=(8, 16, 24))).eval()
+    encoder = randomize(Encoder(EncoderShape(3, D, H, F, layer_heads=(1, 4, 2), layer_feedforward=(8, 16, 24)))).eval()
     expected = encoder(x, mask).hidden_BLD.detach()
     with torch.no_grad():
         for _ in range(2):

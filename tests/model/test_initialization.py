@@ -7,17 +7,16 @@ import torch
 from torch import nn
 
 from him.model.attention import SelfAttention
-from him.model.embeddings import InputEmbedding, LexicalEmbedding
-from him.model.encoder import Encoder
+from him.model.embeddings import EmbeddingShape, InputEmbedding, LexicalEmbedding
+from him.model.encoder import Encoder, EncoderShape
 from him.model.initialization import initialize
 from him.tasks.squad.model import QuestionAnsweringModel
 
 
 def large_model(conv_kernel_size=0):
-    embedding = InputEmbedding(
-        500, 128, 64, True, 0.0, 0.0, 4, LexicalEmbedding({"match": 9, "class_shape": 105}, 11, 128)
-    )
-    encoder = Encoder(6, 128, 4, 256, norm_first=True, conv_kernel_size=conv_kernel_size)
+    lexical = LexicalEmbedding({"match": 9, "class_shape": 105}, 11, 128)
+    embedding = InputEmbedding(EmbeddingShape(500, 128, 64, mask_id=4, learned_positions=True), lexical)
+    encoder = Encoder(EncoderShape(6, 128, 4, 256, norm_first=True, conv_kernel_size=conv_kernel_size))
     return QuestionAnsweringModel(embedding, encoder, 128)
 
 
@@ -71,7 +70,7 @@ def test_depth_decides_the_residual_scale():
     """Of the encoder itself, not of a fixed number of layers."""
     for layers in (1, 8):
         torch.manual_seed(0)
-        encoder = Encoder(layers, 128, 4, 256)
+        encoder = Encoder(EncoderShape(layers, 128, 4, 256))
         initialize(encoder)
         assert encoder.blocks[0].attention.output.weight.std().item() == pytest.approx(
             1 / math.sqrt(3 * 128 * 2 * layers), rel=0.05

@@ -112,7 +112,7 @@ class Fault:
     def put_into(self, trainer: Trainer) -> Iterator[str]:
         """Puts it into the next step; gives what the line has to name."""
         examples = trainer.batches[trainer.state.step % trainer.steps_per_epoch]
-        places = trainer.task.places(examples)
+        places = trainer.task.source_indices(examples)
         all_examples = f"for training examples {', '.join(dict.fromkeys(map(str, places)))}"
         task, model = trainer.task, trainer.model
         if self.kind in LASTING:
@@ -126,11 +126,11 @@ class Fault:
         elif self.kind == "output":
             target = trainer.gradients._micro_batches(examples)[0][1]
             with _removed(model.get_submodule(self.name).register_forward_hook(lambda *call: self._row(call[-1]))):
-                yield f"the output of {self.name} for training example {task.places(target[None])[0]}"
+                yield f"the output of {self.name} for training example {task.source_indices(target[None])[0]}"
         elif self.kind == "input":
             target = examples[-1]
             with mock.patch.object(task, "train_batch", partial(self._batch, task.train_batch, target)):
-                yield f"the input {self.name} of training example {task.places(target[None])[0]}"
+                yield f"the input {self.name} of training example {task.source_indices(target[None])[0]}"
         else:
             with mock.patch.object(task, "loss", partial(self._loss, task.loss)):
                 yield f"the loss {all_examples}"

@@ -14,7 +14,7 @@ from torch import nn
 from him.config import Config
 from him.core.compute import Compute
 from him.core.errors import ConfigError
-from him.tasks.squad.features import build_features
+from him.tasks.squad.features import FeatureOptions, build_features
 from him.tasks.squad.reader import squad_from_document
 from him.text.training import train_tokenizer
 from scripts.benchmarks.batch_plan import choose_batches, plan_steps, random_batches
@@ -38,7 +38,7 @@ def test_windows_and_spans_are_those_of_run_qa(tmp_path, padded, max_seq_len, do
     tokenizer = train_tokenizer([paragraph.context for paragraph in data.paragraphs], 500)
     raw = squad_dataset(data, tmp_path / "raw")
     theirs = map_features(raw, wrap_tokenizer(tokenizer), max_seq_len, doc_stride, padded)
-    ours, _ = build_features(data, tokenizer, max_seq_len, doc_stride, None)
+    ours, _ = build_features(data, tokenizer, FeatureOptions(max_seq_len, doc_stride), None)
     found = find_differences(theirs, ours, tokenizer, max_seq_len)
     assert found.identical, found
     if max_seq_len == 48:
@@ -49,7 +49,7 @@ def test_windows_and_spans_are_those_of_run_qa(tmp_path, padded, max_seq_len, do
 def features_of_both(data, tokenizer, folder: Path, max_seq_len: int = 16):
     raw = squad_dataset(data, folder / "raw")
     theirs = map_features(raw, wrap_tokenizer(tokenizer), max_seq_len, 2, padded=True)
-    return theirs, build_features(data, tokenizer, max_seq_len, 2, None)[0]
+    return theirs, build_features(data, tokenizer, FeatureOptions(max_seq_len, 2), None)[0]
 
 
 def test_run_qa_spans_by_hand(tmp_path, tokenizer, squad_data):

@@ -11,7 +11,7 @@ import pytest
 
 from him.config import Config
 from him.core.files import write_checksums
-from him.tasks.lm.windows import scoring_windows
+from him.tasks.lm.windows import ScoringWindows
 from scripts.benchmarks.ngram import USUAL_DISCOUNTS, discounts, ngram_bits_per_byte, ngram_probabilities, ngram_table
 from tests.small_runs import Finished, assert_one_line, call_script, trained_writer, tree
 
@@ -132,8 +132,9 @@ def test_probabilities_of_all_tokens_sum_to_one(order):
 def test_targets_are_those_of_a_run():
     """Every validation token but the first, in the order of the run's windows."""
     validation = chain(101, 9, seed=4)
-    batches = scoring_windows(validation, length=16, stride=16, batch_size=3)
-    targets = np.concatenate([batch["labels"][batch["is_target"]].numpy() for batch in batches])
+    windows = ScoringWindows(validation, length=16, stride=16)
+    batch = windows.batch(np.arange(len(windows)))
+    targets = batch["labels"][batch["is_target"]].numpy()
     found = probabilities(validation, validation, 9, 1)
     frequency = {token: found[place] for place, token in enumerate(targets.tolist())}
     assert len(found) == len(targets) and len(set(found)) > 4

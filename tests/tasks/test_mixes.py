@@ -50,7 +50,7 @@ def test_questions_know_their_file(squad):
     documents = [json.loads(Path(path).read_text()) for path in squad["train_file"]]
     first = {qa["id"] for paragraph in documents[0]["data"][0]["paragraphs"] for qa in paragraph["qas"]}
     source_ids = task.train_sampling.source_ids[
-        np.unique(task.places(np.arange(len(task.train_lengths))), return_index=True)[1]
+        np.unique(task.source_indices(np.arange(len(task.train_lengths))), return_index=True)[1]
     ]
     assert (source_ids == 0).sum() == len(first), "a question that stands in both is of the first"
     assert set(source_ids.tolist()) == {0, 1}
@@ -60,7 +60,7 @@ def test_questions_know_their_file(squad):
 
 def test_windows_are_of_the_file_of_their_question(squad):
     task = prepared(squad, train_file_weights=(1, 2), max_seq_len=40, doc_stride=8)
-    places = task.places(np.arange(len(task.train_lengths)))
+    places = task.source_indices(np.arange(len(task.train_lengths)))
     assert len(places) > len(set(places.tolist())), "long contexts have several windows"
     for question in set(places.tolist()):
         assert len(set(task.train_sampling.source_ids[places == question].tolist())) == 1

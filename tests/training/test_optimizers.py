@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from him.config import Config
-from him.model.encoder import Encoder
+from him.model.encoder import Encoder, EncoderShape
 from him.runs.checkpoint import optimizer_tensors, restore_optimizers
 from him.training.optimizers import BUILDERS, build_optimizers, decay_groups
 from him.training.schedule import lr_at
@@ -17,7 +17,7 @@ from him.training.schedule import lr_at
 def test_decay_on_matrices_only(norm_first):
     """With zero gradients AdamW only decays: by the factor 1 - rate * decay, or not at all."""
     torch.manual_seed(0)
-    model = Encoder(2, 8, 2, 16, norm_first=norm_first)
+    model = Encoder(EncoderShape(2, 8, 2, 16, norm_first=norm_first))
     model.table = nn.Embedding(5, 8)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
@@ -68,7 +68,7 @@ class Writer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens = nn.Embedding(7, 8)
-        self.encoder = Encoder(2, 8, 2, 16, conv_kernel_size=3, causal=True)
+        self.encoder = Encoder(EncoderShape(2, 8, 2, 16, conv_kernel_size=3, causal=True))
         self.head = nn.Linear(8, 8)
 
 

@@ -13,11 +13,9 @@ from him.core.files import add_folder, verify_folder
 from him.core.messages import fail
 from him.data.cache import cached_folder, fingerprint, load_cached
 from him.data.documents import Documents
-from him.tasks.lm.sources import CorpusSplits, load_corpus
+from him.tasks.lm.sources import CorpusSplits
 from him.text.tokenizer import SEP, parse_tokenizer, plain_text_tokenizer, special_id
 from him.text.training import train_tokenizer
-
-__all__ = ["CorpusSplits", "Documents", "PreparedCorpus", "TokenText", "load_corpus", "prepare_corpus"]
 
 CORPUS_VERSION = 1  # counted up when the tokens of the same data come out differently
 MAX_TRAINING_BYTES = 50 * 10**6  # text that a tokenizer is trained on; more changes few of its tokens

@@ -48,12 +48,12 @@ class LanguageModel(GenerativeModel):
         soft = None
         if teacher is not None:
             with torch.no_grad():
-                taught_ND = _counted(teacher(batch).hidden_BLD, batch)
-            weight_VD = teacher.embedding.tokens.weight.to(taught_ND.dtype)
-            soft = SoftTargets(taught_ND, weight_VD, teacher.output_bias.to(taught_ND.dtype), teacher_share)
+                teacher_ND = _counted(teacher(batch).hidden_BLD, batch)
+            weight_VD = teacher.embedding.tokens.weight.to(teacher_ND.dtype)
+            soft = SoftTargets(teacher_ND, weight_VD, teacher.output_bias.to(teacher_ND.dtype), teacher_share)
         return cross_entropy_sum(hidden_ND, tokens.weight, self.output_bias, targets_N, label_smoothing, soft)
 
-    def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:
+    def prefill(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, Decoding]:
         ids_BP, mask_BP = padded([self.window(prompt) for prompt in prompts], self.device)
         cache = DecodingCache.empty(mask_BP, len(self.encoder.blocks), num_hypotheses)
         causal = self._causal_mask(ids_BP.shape[1])
@@ -61,9 +61,9 @@ class LanguageModel(GenerativeModel):
         encoded = self.encoder(self.embedding({"input_ids": ids_BP}), causal, cache=cache, only_B=last_B)
         return self._log_probabilities(encoded.hidden_BLD[:, 0]), Decoding(cache)
 
-    def advance(self, ids_N: Tensor, decoding: Decoding) -> Tensor:
-        places_N1 = decoding.cache.positions_N[:, None]
-        x_N1D = self.embedding({"input_ids": ids_N[:, None], "places": places_N1})
+    def decode_step(self, ids_N: Tensor, decoding: Decoding) -> Tensor:
+        positions_N1 = decoding.cache.positions_N[:, None]
+        x_N1D = self.embedding({"input_ids": ids_N[:, None], "positions": positions_N1})
         return self._log_probabilities(self.encoder.decode(x_N1D, decoding.cache)[:, 0])
 
     def recompute(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Tensor:
@@ -79,5 +79,5 @@ class LanguageModel(GenerativeModel):
 
 
 def _counted(values_BL: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """What is at the places whose labels count, (N, ...)."""
+    """What is at the positions whose labels count, (N, ...)."""
     return values_BL[batch["is_target"]] if "is_target" in batch else values_BL.flatten(0, 1)

@@ -1,50 +1,46 @@
-"""Pretraining for language modelling: the next token, with words of the text before it hidden."""
+"""Pretraining for language modelling: the next token, with words of the text before it masked."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from him.core.compute import Compute
 from him.data.cache import content_digest
-from him.data.unlabelled import FLAG
-from him.model.masked_lm import PretrainingModel, WordNumbers, mask_positions
-from him.tasks.base import Evaluation, LossSums
+from him.data.document_files import PRETRAIN_FILES, read_documents
+from him.model.masked_lm import PretrainingModel, WordNumbers
+from him.tasks.base import Evaluation, LossSums, Task
 from him.tasks.lm.corpus import encode_documents
-from him.tasks.lm.sources import read_documents
 from him.tasks.lm.windows import RandomWindows
-from him.tasks.pretraining import MASKED_SHARE, Pretraining
-from him.text.tokenizer import MASK, piece_texts, special_id
-
-if TYPE_CHECKING:
-    from him.tasks.lm.task import LanguageModelingTask
+from him.tasks.pretraining import Pretraining
+from him.text.tokenizer import piece_texts
 
 
 class LanguageModelingPretraining(Pretraining):
     """Predicts the next token where some of the words before it cannot be read.
 
     Args:
-        task: with its training and validation data.
+        task: with its validation data.
+        train_ids: (tokens,) unsigned integers, the tokens of its training texts.
     """
 
-    best_metric = "Bits_Per_Byte"
-    shown_metrics = ("Accuracy", "Perplexity", "Bits_Per_Byte")
+    best_metric: ClassVar[str] = "Bits_Per_Byte"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy", "Perplexity", "Bits_Per_Byte")
 
-    def __init__(self, task: LanguageModelingTask) -> None:
+    def __init__(self, task: Task, train_ids: np.ndarray) -> None:
         super().__init__(task)
-        ids = [task.corpus.train.ids]
+        ids = [train_ids]
         for name in self.config.pretrain_files:
             with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                text = encode_documents(read_documents(name, FLAG), task.tokenizer, Path(folder) / "text")
+                text = encode_documents(read_documents(name, PRETRAIN_FILES), self.tokenizer, Path(folder) / "text")
                 ids.append(np.array(text.ids))
         self.windows = RandomWindows(np.concatenate(ids) if len(ids) > 1 else ids[0], self.config.max_seq_len)
-        self.mask_id = special_id(task.tokenizer, MASK)
-        self.word_numbers = WordNumbers(piece_texts(task.tokenizer))
+        self.word_numbers = WordNumbers(piece_texts(self.tokenizer))
 
     @property
     def train_lengths(self) -> np.ndarray:
@@ -65,11 +61,10 @@ class LanguageModelingPretraining(Pretraining):
 
     def loss(self, model: PretrainingModel, batch: dict[str, Tensor]) -> LossSums:
         """Cross-entropy of the next tokens."""
-        ids_BL = batch["input_ids"]
-        is_masked_BL = mask_positions(batch["word_ids"], MASKED_SHARE, batch["word_ids"] >= 0)
-        return self.task.loss(model.model, {**batch, "input_ids": ids_BL.masked_fill(is_masked_BL, self.mask_id)})
+        masked, _ = self.masked(batch, batch["word_ids"] >= 0)
+        return self.task.loss(model.model, masked)
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
-        """The task's own: nothing is hidden in validation texts."""
+        """The task's own: nothing is masked in validation texts."""
         model.eval()
         return self.task.evaluate(model.model, compute)

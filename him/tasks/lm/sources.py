@@ -12,20 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from him.config import Config
 from him.core.errors import ConfigError
 from him.core.hub import hub_split, load_hub_dataset
 from him.core.messages import fail, shown, shown_source
-from him.data.documents import (
-    Documents,
-    FilePart,
-    TextFile,
-    file_documents,
-    find_text_files,
-    read_text_file,
-    row_documents,
-    text_documents,
-    whole,
-)
+from him.data.document_files import documents_of_paths, read_text_files, text_paths
+from him.data.documents import Documents, FilePart, TextFile, file_documents, row_documents, text_documents, whole
 from him.data.sources import SAMPLE, check_source_flags, note_held_out, note_leakage, note_shortage, split_off
 
 if TYPE_CHECKING:
@@ -46,96 +38,66 @@ class CorpusSplits:
     notes: tuple[str, ...] = ()
 
 
-def load_corpus(
-    *,
-    corpus_dir: str | None = None,
-    train_files: Sequence[str] = (),
-    validation_file: str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
-    text_field: str | None = None,
-    seed: int = 0,
-    sample_size: int | None = None,
-    validation_size: int | None = None,
-) -> CorpusSplits:
-    """Documents from the one source that the flags name; without any flag WikiText-2 of the hub.
+def load_corpus(config: Config) -> CorpusSplits:
+    """Documents from the one source that the settings name; without any WikiText-2 of the hub.
 
-    Every file is read here, in blocks, and checked; its text is read again when it is asked for.
+    Every file is read here, in blocks, and checked; its text is read again when it is asked for. Each `.txt` file in
+    `--corpus_dir` or below is a document, in the order of their paths, and so is each `--train_file`; of a hub set each
+    row, or in WikiText each article. Without `--validation_file`, a file or a folder, a tenth is held out: of the
+    files, drawn by `--seed`, where there are 10 or more; of the characters, at the end of each file, where there are
+    fewer. `--sample_size` keeps so many documents, drawn by `--seed`, in their order; those held out are among them,
+    others are not. The built-in sample does not depend on the seed, so that seeds can be compared.
 
     Args:
-        corpus_dir: a folder; each `.txt` file in it or below is a document, in the order of their paths.
-        train_files: text files, each a document.
-        validation_file: a text file, or a folder of them. Without it a tenth is held out: of the files, drawn by
-            `seed`, where there are 10 or more; of the characters, at the end of each file, where there are fewer.
-        dataset: `sample`, the name of a hub set, or a local folder that `datasets` can read; each row is a document,
-            or in WikiText each article.
-        dataset_config: which configuration of the hub set.
-        text_field: the column of the hub set that holds the text; `text` by default.
-        seed: draws the documents that `sample_size` keeps and the files held out. The built-in sample does not depend
-            on it, so that seeds can be compared.
-        sample_size: keep this many documents, in their order; those held out are among them, others are not.
-        validation_size: validate on the first so many documents.
+        config: `corpus_dir`, `train_file`, `validation_file`, `dataset`, `dataset_config`, `text_field`, `seed`,
+            `sample_size` and `validation_size` are read.
 
     Raises:
-        ConfigError: the flags contradict each other or are out of range.
+        ConfigError: the settings contradict each other.
         DataError: the data cannot be had or is not text.
     """
-    assert not isinstance(train_files, str)
-    _check_flags(
-        corpus_dir, train_files, validation_file, dataset, dataset_config, text_field, sample_size, validation_size
-    )
+    _check_flags(config)
     notes: list[str] = []
-    if corpus_dir or train_files:
-        train, validation = _from_files(corpus_dir, train_files, validation_file, seed, sample_size, notes)
+    if config.corpus_dir or config.train_file:
+        train, validation = _from_files(config, notes)
     else:
-        if dataset == SAMPLE:
+        if config.dataset == SAMPLE:
             train, validation = _from_sample()
         else:
-            train, validation = _from_hub(dataset or DEFAULT_DATASET, dataset_config, text_field, notes)
-        if sample_size is not None:
-            train = train.take(_sampled(len(train), sample_size, seed, notes))
-    if validation_size is not None:
-        note_shortage("--validation_size", validation_size, len(validation), "documents", notes)
-        validation = validation.take(range(min(validation_size, len(validation))))
+            name = config.dataset or DEFAULT_DATASET
+            train, validation = _from_hub(name, config.dataset_config, config.text_field, notes)
+        if config.sample_size is not None:
+            train = train.take(_sampled(len(train), config.sample_size, config.seed, notes))
+    if config.validation_size is not None:
+        note_shortage("--validation_size", config.validation_size, len(validation), "documents", notes)
+        validation = validation.take(range(min(config.validation_size, len(validation))))
     held = list(map(bytes, validation.digests))
     fault = "the training data holds {shared} of the {total} validation documents too"
     note_leakage(map(bytes, train.digests), held, fault, notes)
     return CorpusSplits(train, validation, tuple(notes))
 
 
-def _check_flags(
-    corpus_dir: str | None,
-    train_files: Sequence[str],
-    validation_file: str | None,
-    dataset: str | None,
-    dataset_config: str | None,
-    text_field: str | None,
-    sample_size: int | None,
-    validation_size: int | None,
-) -> None:
-    if corpus_dir is not None:
-        where = f"--corpus_dir {shown_source(corpus_dir)}"
-        if train_files or dataset:
-            flag = "--train_file" if train_files else f"--dataset {shown(dataset)}"
+def _check_flags(config: Config) -> None:
+    if config.corpus_dir is not None:
+        where = f"--corpus_dir {shown_source(config.corpus_dir)}"
+        if config.train_file or config.dataset:
+            flag = "--train_file" if config.train_file else f"--dataset {shown(config.dataset)}"
             raise ConfigError(f"{where} and {flag} name two sources of text; leave one of them out")
-        if not os.path.isdir(corpus_dir):
-            if os.path.exists(corpus_dir):
+        if not os.path.isdir(config.corpus_dir):
+            if os.path.exists(config.corpus_dir):
                 raise ConfigError(f"{where} is a file, not a folder; give it as --train_file")
             raise ConfigError(f"{where}: no such folder; check the path")
     else:
-        check_source_flags(train_files, validation_file, dataset, dataset_config, sample_size, example=DEFAULT_DATASET)
-    local = "--corpus_dir" if corpus_dir is not None else "--train_file" if train_files else None
-    source = local or (f"--dataset {SAMPLE}" if dataset == SAMPLE else None)
-    for flag, value in (("--dataset_config", dataset_config), ("--text_field", text_field)):
+        check_source_flags(config, example=DEFAULT_DATASET)
+    local = "--corpus_dir" if config.corpus_dir is not None else "--train_file" if config.train_file else None
+    source = local or (f"--dataset {SAMPLE}" if config.dataset == SAMPLE else None)
+    for flag, value in (("--dataset_config", config.dataset_config), ("--text_field", config.text_field)):
         if value and source:
             raise ConfigError(f"{flag} {shown(value)} is about a set of the hub, and {source} is none; leave it out")
-    for flag, value in (("--sample_size", sample_size), ("--validation_size", validation_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{flag} {value} leaves no document; use 1 or more")
 
 
 def _sampled(num_documents: int, sample_size: int, seed: int, notes: list[str]) -> list[int]:
-    """Places of `sample_size` documents, drawn and in order; of all if there are fewer."""
+    """Indices of `sample_size` documents, drawn and in order; of all if there are fewer."""
     note_shortage("--sample_size", sample_size, num_documents, "documents", notes)
     return sorted(random.Random(f"{seed} sample").sample(range(num_documents), min(sample_size, num_documents)))
 
@@ -143,59 +105,26 @@ def _sampled(num_documents: int, sample_size: int, seed: int, notes: list[str]) 
 # --- local files ----------------------------------------------------------------------------------------------------
 
 
-def _from_files(
-    corpus_dir: str | None,
-    train_files: Sequence[str],
-    validation_file: str | None,
-    seed: int,
-    sample_size: int | None,
-    notes: list[str],
-) -> tuple[Documents, Documents]:
-    source = shown_source(corpus_dir or train_files[0])
-    if len(train_files) > 1:
-        source += f" and {len(train_files) - 1:,} more"
-    held = _paths_in(validation_file, "--validation_file") if validation_file else []
-    paths = _paths_in(corpus_dir, "--corpus_dir") if corpus_dir else list(map(Path, train_files))
-    if corpus_dir and held:
+def _from_files(config: Config, notes: list[str]) -> tuple[Documents, Documents]:
+    validation_file = config.validation_file
+    source = shown_source(config.corpus_dir or config.train_file[0])
+    if len(config.train_file) > 1:
+        source += f" and {len(config.train_file) - 1:,} more"
+    held = text_paths(validation_file, "--validation_file") if validation_file else []
+    if config.corpus_dir:
+        paths = text_paths(config.corpus_dir, "--corpus_dir")
+    else:
+        paths = list(map(Path, config.train_file))
+    if config.corpus_dir and held:
         paths = _without(paths, held, source, notes)
-    if sample_size is not None:
-        paths = [paths[place] for place in _sampled(len(paths), sample_size, seed, notes)]
-    files = _read_all(paths, source, notes)
+    if config.sample_size is not None:
+        paths = [paths[index] for index in _sampled(len(paths), config.sample_size, config.seed, notes)]
+    files = read_text_files(paths, source, notes)
     if held:
-        return file_documents([whole(file) for file in files], source), _documents(held, validation_file, notes)
-    train_parts, validation_parts = _hold_out(files, source, seed, notes)
+        train = file_documents([whole(file) for file in files], source)
+        return train, documents_of_paths(held, shown_source(validation_file), notes)
+    train_parts, validation_parts = _hold_out(files, source, config.seed, notes)
     return file_documents(train_parts, source), file_documents(validation_parts, source)
-
-
-def read_documents(name: str, flag: str) -> Documents:
-    """All of a text file, or of the text files in a folder; blank files are left out.
-
-    Args:
-        name: of the file or folder.
-        flag: that names it, for messages.
-
-    Raises:
-        DataError: it is not there, not text, or blank.
-    """
-    return _documents(_paths_in(name, flag), name, [])
-
-
-def _documents(paths: Sequence[Path], name: str, notes: list[str]) -> Documents:
-    source = shown_source(name)
-    return file_documents([whole(file) for file in _read_all(paths, source, notes)], source)
-
-
-def _paths_in(name: str, flag: str) -> list[Path]:
-    """The text files in a folder, or the one file that is named."""
-    folder = Path(name)
-    if not os.path.isdir(folder):
-        return [folder]
-    paths, others = find_text_files(folder)
-    if not paths:
-        other = f"{len(others):,} other files, such as {shown(others[0].name)}" if others else "and no other file"
-        where = f"{flag} {shown_source(name)}"
-        fail(where, f"no .txt file in it or below ({other})", "put UTF-8 text into files whose names end in .txt")
-    return paths
 
 
 def _without(paths: Sequence[Path], held: Sequence[Path], source: str, notes: list[str]) -> list[Path]:
@@ -207,17 +136,6 @@ def _without(paths: Sequence[Path], held: Sequence[Path], source: str, notes: li
     if len(kept) < len(paths):
         number = f"{len(paths) - len(kept):,} of {len(paths):,} files in {source}"
         notes.append(f"not trained on, because --validation_file names them: {number}")
-    return kept
-
-
-def _read_all(paths: Sequence[Path], source: str, notes: list[str]) -> list[TextFile]:
-    files = [read_text_file(path) for path in paths]
-    kept = [file for file in files if not file.is_blank]
-    if not kept:
-        number = "the file is" if len(files) == 1 else f"all {len(files):,} text files are"
-        fail(source, f"{number} blank", "give files with text in them")
-    if len(kept) < len(files):
-        notes.append(f"left out as blank: {len(files) - len(kept):,} of {len(files):,} files in {source}")
     return kept
 
 

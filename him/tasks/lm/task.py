@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -18,22 +17,24 @@ from torch import Tensor, nn
 from him.attention_maps import AttentionExample
 from him.config import Config
 from him.config.options.lm import SPEC
-from him.core.compute import Compute, in_parts
+from him.core.compute import Compute
 from him.core.errors import CheckpointError, ConfigError, DataError
 from him.data.cache import cache_folder
-from him.metrics.diversity import distinct_n
-from him.metrics.running import RunningMean, perplexity
+from him.data.document_files import read_documents
 from him.model.generation import generate, stream
 from him.model.initialization import initialize
-from him.tasks.base import Evaluation, LossSums
+from him.tasks.base import AttentionTask, Evaluation, PretrainableTask, StreamingTask
 from him.tasks.building import build_embedding, build_encoder, given_tokenizer
+from him.tasks.evaluation import diversity, mean_loss
+from him.tasks.exporting import Graph
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
-from him.tasks.lm.corpus import PreparedCorpus, TokenText, encode_documents, load_corpus, prepare_corpus
+from him.tasks.lm.corpus import PreparedCorpus, TokenText, encode_documents, prepare_corpus
+from him.tasks.lm.export import LanguageModelStock, example_batches, next_token_graph
 from him.tasks.lm.model import LanguageModel
 from him.tasks.lm.pretraining import LanguageModelingPretraining
 from him.tasks.lm.prompts import read_prompts
-from him.tasks.lm.sources import read_documents
-from him.tasks.lm.windows import RandomWindows, scoring_windows
+from him.tasks.lm.sources import load_corpus
+from him.tasks.lm.windows import RandomWindows, ScoringWindows
 from him.text.tokenizer import SEP, decode, parse_tokenizer, plain_text_tokenizer, special_id
 
 SCORING_TOKENS = 8192  # in a batch of validation windows
@@ -45,7 +46,7 @@ ATTENTION_TOKENS = 38  # as many as a sheet shows without gaps
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
-class LanguageModelingTask(GenerationTask):
+class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, AttentionTask):
     """Predicts the next token of a text, and so continues texts."""
 
     name: ClassVar[str] = "lm"
@@ -66,17 +67,7 @@ class LanguageModelingTask(GenerationTask):
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> LanguageModelingTask:
         """Finds the texts and makes them a file of token ids, or takes it from the cache."""
-        splits = load_corpus(
-            corpus_dir=config.corpus_dir,
-            train_files=config.train_file,
-            validation_file=config.validation_file,
-            dataset=config.dataset,
-            dataset_config=config.dataset_config,
-            text_field=config.text_field,
-            seed=config.seed,
-            sample_size=config.sample_size,
-            validation_size=config.validation_size,
-        )
+        splits = load_corpus(config)
         given = given_tokenizer(config, tokenizer_folder)
         corpus = prepare_corpus(splits, given, config.tokenizer_type, config.vocab_size, cache_folder(config))
         if len(corpus.train.ids) <= config.max_seq_len:
@@ -98,7 +89,7 @@ class LanguageModelingTask(GenerationTask):
 
     def pretraining(self) -> LanguageModelingPretraining:
         """See `LanguageModelingPretraining`."""
-        return LanguageModelingPretraining(self)
+        return LanguageModelingPretraining(self, self.corpus.train.ids)
 
     @property
     def train_lengths(self) -> np.ndarray:
@@ -140,7 +131,7 @@ class LanguageModelingTask(GenerationTask):
         return int(batch["is_target"].sum()) if "is_target" in batch else batch["labels"].numel()
 
     def dummy_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
-        """All places are predicted."""
+        """All tokens are predicted."""
         ids_BL = torch.randint(self.tokenizer.get_vocab_size(), (batch_size, length + 1))
         mask_BL = torch.ones(batch_size, length, dtype=torch.bool)
         return {"input_ids": ids_BL[:, :-1], "labels": ids_BL[:, 1:], "attention_mask": mask_BL}
@@ -148,7 +139,7 @@ class LanguageModelingTask(GenerationTask):
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
-        """Scores every token of the validation text once, and continues a few places of it."""
+        """Scores every token of the validation text once, and continues a few positions of it."""
         return self._evaluate(model, compute, self.corpus.validation)
 
     def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
@@ -163,52 +154,33 @@ class LanguageModelingTask(GenerationTask):
 
     def _evaluate(self, model: nn.Module, compute: Compute, text: TokenText) -> Evaluation:
         model.eval()
-        loss, accuracy = self._measure(model, compute, text.ids)
-        metrics = {
-            "Loss": loss.mean,
-            "Perplexity": perplexity(loss.total, loss.count),
-            "Accuracy": 100.0 * accuracy.mean,
-            "Bits_Per_Byte": loss.total / math.log(2.0) / text.num_bytes,
-        }
+        length = self.config.max_seq_len
+        windows = ScoringWindows(text.ids, length, self.config.eval_stride or length)
+        means = mean_loss(model, windows, max(1, SCORING_TOKENS // length), compute, self.loss)
+        metrics = means.metrics() | {"Bits_Per_Byte": means.loss.total / math.log(2.0) / text.num_bytes}
         prompts = self._sample_prompts(text.ids)
         if not prompts:
             return Evaluation(metrics)
         with compute.autocast():
             written = generate(model, prompts, decoder_of(self._sampling(), self.tokenizer, SAMPLE_TOKENS))
         beginnings, texts = ([decode(self.tokenizer, ids) for ids in rows] for rows in (prompts, written))
-        metrics |= {f"Diversity/distinct-{n}": distinct_n(texts, n) for n in (1, 2)}
+        metrics |= diversity(texts)
         samples = [{"prompt": a, "text": b} for a, b in zip(beginnings, texts, strict=True)]
         return Evaluation(metrics, {"predictions.json": samples}, _shown_samples(samples))
-
-    @torch.inference_mode()
-    def _measure(self, model: nn.Module, compute: Compute, ids: np.ndarray) -> tuple[RunningMean, RunningMean]:
-        loss, accuracy = RunningMean(), RunningMean()
-        length = self.config.max_seq_len
-        batch_size = max(1, SCORING_TOKENS // length)
-        for batch in scoring_windows(ids, length, self.config.eval_stride or length, batch_size):
-
-            def measure(rows: np.ndarray, batch: dict[str, Tensor] = batch) -> LossSums:
-                with compute.autocast():
-                    return self.loss(model, compute.to_device({name: each[rows] for name, each in batch.items()}))
-
-            for _, sums in in_parts(np.arange(len(batch["input_ids"])), measure):
-                loss.add(sums.loss, sums.num_targets)
-                accuracy.add(sums.num_correct, sums.num_targets)
-        return loss, accuracy
 
     def _sampling(self) -> Config:
         """The settings by which an evaluation writes."""
         if self.config.temperature > 0 or self.config.num_beams > 1:
             return self.config
-        return replace(self.config, temperature=SAMPLE_TEMPERATURE)
+        return self.config.with_values(temperature=SAMPLE_TEMPERATURE)
 
     def _sample_prompts(self, ids: np.ndarray) -> list[list[int]]:
-        """Beginnings at places spread over a text, none of them across the end of a document."""
+        """Beginnings at positions spread over a text, none of them across the end of a document."""
         number = min(self.config.eval_samples, MOST_SAMPLES)
         prompts = []
         for start in evenly_spread(max(1, len(ids) - SAMPLE_PROMPT_TOKENS), number):
             prompt = ids[start : start + SAMPLE_PROMPT_TOKENS].tolist()
-            last_end = max((place for place, id in enumerate(prompt) if id == self.end_id), default=0)
+            last_end = max((position for position, id in enumerate(prompt) if id == self.end_id), default=0)
             prompts.append(prompt[last_end:])
         return prompts
 
@@ -294,6 +266,16 @@ class LanguageModelingTask(GenerationTask):
             special=[id == self.end_id for id in ids],
             sections=(("text", 0, len(ids) - 1),),
         )
+
+    # -- export --------------------------------------------------------------------------------------------------------
+
+    def export_graph(self, model: nn.Module) -> Graph:
+        """See `next_token_graph`."""
+        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+
+    def stock_export(self) -> LanguageModelStock:
+        """See `LanguageModelStock`."""
+        return LanguageModelStock(self.config, self.tokenizer, example_batches(self.config, self.tokenizer))
 
 
 def _size_note(corpus: PreparedCorpus) -> str:

@@ -3,15 +3,13 @@
 # B batch   L length
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
 
 class RandomWindows:
-    """Crops of one length; crop number i starts somewhere in the i-th stretch of that length.
+    """Random windows of one length; number i starts somewhere in the i-th stretch of that length.
 
     So an epoch of all numbers passes over nearly every token about once, and each epoch cuts elsewhere.
 
@@ -29,7 +27,7 @@ class RandomWindows:
         return max(1, (len(self.ids) - 1) // self.length)
 
     def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
-        """Crops of these numbers.
+        """Windows of these numbers.
 
         Where each starts is drawn from torch's global generator, which the trainer seeds by step.
 
@@ -41,29 +39,42 @@ class RandomWindows:
         return _batch(self.ids, starts, self.length)
 
 
-def scoring_windows(ids: np.ndarray, length: int, stride: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+class ScoringWindows:
     """Windows over the whole stream in which each token but the first is a target exactly once.
 
     The first window scores all its tokens, each later one the `stride` tokens after those, seen with the
     `length - stride` tokens before them; the last one may score fewer. A stream shorter than a window is one window.
 
+    Attributes:
+        lengths: (windows,) tokens of each, all the same.
+
     Args:
         ids: (tokens,) unsigned integers, at least two.
         length: L.
         stride: 1 to L; L makes windows that do not overlap, but for the last one, which ends with the stream.
-        batch_size: windows in a batch; the results do not depend on it.
-
-    Yields:
-        `input_ids` and `labels` int64 (B, L); `attention_mask`, all True, and `is_target`, boolean (B, L).
     """
-    num_targets = len(ids) - 1
-    length = min(length, num_targets)
-    stops = np.minimum(length + stride * np.arange(1 + -(-(num_targets - length) // stride)), num_targets)
-    scored = np.diff(stops, prepend=0)
-    for first in range(0, len(stops), batch_size):
-        rows = slice(first, first + batch_size)
-        batch = _batch(ids, stops[rows] - length, length)
-        yield batch | {"is_target": torch.from_numpy(np.arange(length) >= length - scored[rows, None])}
+
+    def __init__(self, ids: np.ndarray, length: int, stride: int) -> None:
+        num_targets = len(ids) - 1
+        self.ids = ids
+        self.length = min(length, num_targets)
+        num_more = -(-(num_targets - self.length) // stride)
+        self.stops = np.minimum(self.length + stride * np.arange(1 + num_more), num_targets)
+        self.num_scored = np.diff(self.stops, prepend=0)
+        self.lengths = np.full(len(self.stops), self.length)
+
+    def __len__(self) -> int:
+        return len(self.stops)
+
+    def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
+        """Windows of these numbers.
+
+        Returns:
+            `input_ids` and `labels` int64 (B, L); `attention_mask`, all True, and `is_target`, boolean (B, L).
+        """
+        batch = _batch(self.ids, self.stops[numbers] - self.length, self.length)
+        is_target = np.arange(self.length) >= self.length - self.num_scored[numbers][:, None]
+        return batch | {"is_target": torch.from_numpy(is_target)}
 
 
 def _batch(ids: np.ndarray, starts: np.ndarray, length: int) -> dict[str, Tensor]:

@@ -1,24 +1,29 @@
-"""Answers to questions: a model's logits over all windows of a data set, merged into one answer a question."""
+"""Answers to questions: the best spans of all windows of a data set, merged into one answer a question, and scored.
+
+# B batch   L length   W words of a window   A longest answer in words   N spans
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from him.core.compute import Compute, in_parts
-from him.data.batching import evaluation_batches
-from him.metrics.running import RunningMean
-from him.tasks.base import LossSums
+from him.core.compute import Compute
+from him.tasks.evaluation import TargetMeans, forward_passes
 from him.tasks.squad.batches import SquadBatches
 from him.tasks.squad.features import word_spans
-from him.tasks.squad.model import SpanOutput
+from him.tasks.squad.loss import span_loss
+from him.tasks.squad.metrics import best_no_answer_threshold, squad_scores, squad_v2_scores
 from him.tasks.squad.reader import SquadData
-from him.tasks.squad.spans import SpanCandidate, best_spans
 
 EVALUATION_BATCH = 64
+SPANS_PER_WINDOW = 20
+IMPOSSIBLE = -1e8  # below any sum of two real logits, above any sum with a forbidden one
 NUM_BEST = 20  # spans among which the probabilities of an answer are shared out
 
 
@@ -46,18 +51,25 @@ class Answer:
 
 
 @dataclass
+class SpanCandidate:
+    """An answer: its first and last word in the context, and the sum of its start and end logit."""
+
+    first_word: int
+    last_word: int
+    score: float
+
+
+@dataclass
 class Answers:
     """All answers of a data set.
 
     Attributes:
         answers: in the order of the questions.
-        loss: over all start and end targets.
-        accuracy: share of these targets that the highest logit met.
+        means: loss and accuracy over all start and end targets; accuracy is the share that the highest logit met.
     """
 
     answers: list[Answer]
-    loss: RunningMean
-    accuracy: RunningMean
+    means: TargetMeans
 
 
 @torch.inference_mode()
@@ -83,18 +95,9 @@ def answer_all(
     features = batches.features
     candidates: list[list[SpanCandidate]] = [[] for _ in range(len(features.questions))]
     null_scores = np.full(len(candidates), math.inf)
-    loss, accuracy = RunningMean(), RunningMean()
-
-    def read(windows: np.ndarray) -> tuple[dict[str, Tensor], SpanOutput]:
-        batch = compute.to_device(batches.batch(windows))
-        with compute.autocast():
-            return batch, model(batch)
-
-    cut = evaluation_batches(features.lengths, EVALUATION_BATCH)
-    for windows, (batch, output) in (part for whole in cut for part in in_parts(whole, read)):
-        sums = span_loss(output, batch)
-        loss.add(float(sums.loss), sums.num_targets)
-        accuracy.add(float(sums.num_correct), sums.num_targets)
+    means = TargetMeans()
+    for windows, batch, output in forward_passes(batches, EVALUATION_BATCH, compute, model):
+        means.add(span_loss(output, batch))
         spans = best_spans(output.start_logits_BL, output.end_logits_BL, batch["word_ids"], max_answer_words)
         nulls = (output.start_logits_BL[:, 0] + output.end_logits_BL[:, 0]).tolist()
         for question, found, null in zip(features.window_question[windows].tolist(), spans, nulls, strict=True):
@@ -105,7 +108,40 @@ def answer_all(
         answer = _merge(found, None if no_answer_threshold is None else null)
         starts, ends = word_spans(features.contexts, context)
         answers.append(answer.in_text(data.paragraphs[context].context, starts, ends, no_answer_threshold))
-    return Answers(answers, loss, accuracy)
+    return Answers(answers, means)
+
+
+def best_spans(
+    start_logits_BL: Tensor, end_logits_BL: Tensor, word_ids_BL: Tensor, max_answer_words: int
+) -> list[list[SpanCandidate]]:
+    """The best spans of each window, best first.
+
+    A span starts with the first piece of a word and ends with the last piece of one, so the search runs over words:
+    every span of at most `max_answer_words` words is looked at, none is pruned.
+
+    Args:
+        start_logits_BL, end_logits_BL: float32, a large negative number where an answer may not start or end.
+        word_ids_BL: word of the context at each position, -1 outside the context.
+        max_answer_words: A.
+    """
+    in_context_BL = word_ids_BL >= 0
+    first_word_B1 = word_ids_BL.masked_fill(~in_context_BL, torch.iinfo(torch.int64).max).amin(dim=1, keepdim=True)
+    slot_BL = torch.where(in_context_BL, word_ids_BL - first_word_B1, 0)
+    num_words = int(slot_BL.max()) + 1
+    max_answer_words = min(max_answer_words, num_words)
+
+    def per_word(logits_BL: Tensor) -> Tensor:
+        blank_BW = torch.full((len(logits_BL), num_words), -1e9, device=logits_BL.device)
+        return blank_BW.scatter_reduce(1, slot_BL, logits_BL.masked_fill(~in_context_BL, -1e9), "amax")
+
+    starts_BW = per_word(start_logits_BL)
+    ends_BWA = F.pad(per_word(end_logits_BL), (0, max_answer_words - 1), value=-1e9).unfold(1, max_answer_words, 1)
+    scores_BN = (starts_BW[:, :, None] + ends_BWA).flatten(1)
+    scores_BN, best_BN = scores_BN.topk(min(SPANS_PER_WINDOW, scores_BN.shape[1]), dim=1)
+    first_BN = best_BN // max_answer_words + first_word_B1
+    last_BN = first_BN + best_BN % max_answer_words
+    rows = zip(first_BN.tolist(), last_BN.tolist(), scores_BN.tolist(), strict=True)
+    return [[SpanCandidate(*span) for span in zip(*row, strict=True) if span[2] > IMPOSSIBLE] for row in rows]
 
 
 @dataclass
@@ -121,10 +157,11 @@ class _Ranking:
         answerable = threshold is None or self.no_answer_probability <= threshold
         if not self.spans:
             return Answer("", 0, 0, 0.0, self.no_answer_probability, answerable, [])
-        places = [(int(starts[first]), int(ends[last])) for first, last in self.spans]
-        texts = [context[start:end] for start, end in places]
+        characters = [(int(starts[first]), int(ends[last])) for first, last in self.spans]
+        texts = [context[start:end] for start, end in characters]
         alternatives = list(zip(texts, self.probabilities, strict=True))[1:5]
-        return Answer(texts[0], *places[0], self.probabilities[0], self.no_answer_probability, answerable, alternatives)
+        score, no_answer = self.probabilities[0], self.no_answer_probability
+        return Answer(texts[0], *characters[0], score, no_answer, answerable, alternatives)
 
 
 def _merge(candidates: list[SpanCandidate], null: float | None) -> _Ranking:
@@ -136,55 +173,53 @@ def _merge(candidates: list[SpanCandidate], null: float | None) -> _Ranking:
     """
     best: dict[tuple[int, int], float] = {}
     for found in candidates:
-        place = (found.first_word, found.last_word)
-        best[place] = max(best.get(place, -math.inf), found.score)
+        span = (found.first_word, found.last_word)
+        best[span] = max(best.get(span, -math.inf), found.score)
     ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[:NUM_BEST]
     scores = [score for _, score in ranked] + ([] if null is None else [null])
     probabilities = torch.tensor(scores, dtype=torch.float64).softmax(dim=0).tolist()
     no_answer = 0.0 if null is None else probabilities.pop()
-    return _Ranking([place for place, _ in ranked], probabilities, no_answer)
+    return _Ranking([span for span, _ in ranked], probabilities, no_answer)
 
 
-def span_loss(output: SpanOutput, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> LossSums:
-    """Cross-entropy of the start and the end distribution against the annotators' ones, summed over the rows.
+@dataclass
+class ScoredAnswers:
+    """Answers compared with the annotators'.
+
+    Attributes:
+        metrics: F1 and Exact_Match; of data with impossible questions, those of both kinds too.
+        texts: by question id, "" where there is said to be no answer.
+        references: the annotators' answers by question id.
+        predictions: file name -> what is written beside the run's metrics.
+        threshold: of the no-answer probability that was used.
+    """
+
+    metrics: dict[str, float]
+    texts: dict[str, str]
+    references: dict[str, list[str]]
+    predictions: dict[str, Any]
+    threshold: float
+
+
+def score_answers(answers: Sequence[Answer], data: SquadData, threshold: float, tune: bool) -> ScoredAnswers:
+    """Scores one answer a question.
 
     Args:
-        output: the model's logits.
-        batch: `start_targets`, `end_targets`, `may_start`, `may_end`.
-        label_smoothing: share of the target spread evenly over the allowed places (Szegedy et al. 2015,
-            arXiv:1512.00567, section 7).
+        answers: in the order of the questions.
+        data: the questions.
+        threshold: of the no-answer probability, above which there is said to be none.
+        tune: whether to use the threshold instead that is best for the F1 of these answers.
     """
-    loss, correct = 0.0, 0.0
-    for logits_BL, targets_BL, allowed_BL in (
-        (output.start_logits_BL, batch["start_targets"], batch["may_start"]),
-        (output.end_logits_BL, batch["end_targets"], batch["may_end"]),
-    ):
-        correct = correct + targets_BL.gather(1, logits_BL.argmax(dim=1, keepdim=True)).gt(0).sum()
-        if label_smoothing:
-            even_BL = allowed_BL / allowed_BL.sum(dim=1, keepdim=True)
-            targets_BL = (1.0 - label_smoothing) * targets_BL + label_smoothing * even_BL
-        loss = loss - (targets_BL * F.log_softmax(logits_BL, dim=1)).sum()
-    return LossSums(loss, 2 * len(batch["input_ids"]), correct)
-
-
-def distilled_span_loss(
-    output: SpanOutput, taught: SpanOutput, batch: dict[str, Tensor], share: float, label_smoothing: float = 0.0
-) -> LossSums:
-    """(1 - share) * `span_loss` + share * divergence of start and end from a teacher's, summed over the rows.
-
-    At a temperature of 1, as in Sanh et al. 2019 (arXiv:1910.01108) for its second step on SQuAD.
-
-    Args:
-        output, taught: logits of student and teacher.
-        batch, label_smoothing: see `span_loss`.
-        share: what the teacher counts, in [0, 1].
-    """
-    sums = span_loss(output, batch, label_smoothing)
-    divergence = 0.0
-    for logits_BL, taught_BL in (
-        (output.start_logits_BL, taught.start_logits_BL),
-        (output.end_logits_BL, taught.end_logits_BL),
-    ):
-        log_taught_BL = taught_BL.log_softmax(dim=1)
-        divergence = divergence + (log_taught_BL.exp() * (log_taught_BL - logits_BL.log_softmax(dim=1))).sum()
-    return LossSums((1.0 - share) * sums.loss + share * divergence, sums.num_targets, sums.num_correct)
+    by_id = {question.id: answer for question, answer in zip(data.questions, answers, strict=True)}
+    references = {question.id: [answer.text for answer in question.answers] for question in data.questions}
+    texts = {id: answer.text for id, answer in by_id.items()}
+    if not data.has_impossible:
+        scores = squad_scores(texts, references)
+        return ScoredAnswers(scores, texts, references, {"predictions.json": texts}, threshold)
+    probabilities = {id: answer.no_answer_probability for id, answer in by_id.items()}
+    if tune:
+        threshold = best_no_answer_threshold(texts, references, probabilities).f1_threshold
+    scores = squad_v2_scores(texts, references, probabilities, threshold)
+    texts = {id: "" if probabilities[id] > threshold else text for id, text in texts.items()}
+    predictions = {"predictions.json": texts, "no_answer_probabilities.json": probabilities}
+    return ScoredAnswers(scores, texts, references, predictions, threshold)

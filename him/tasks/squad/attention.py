@@ -7,17 +7,37 @@ from torch import nn
 
 from him.attention_maps import AttentionExample
 from him.core.compute import Compute
+from him.tasks.squad.answers import best_spans
 from him.tasks.squad.batches import SquadBatches
 from him.tasks.squad.features import word_spans
 from him.tasks.squad.reader import Question, SquadData
-from him.tasks.squad.spans import best_spans
+
+
+def first_to_last(total: int, wanted: int) -> list[int]:
+    """At most `wanted` of the numbers 0 to total - 1, evenly spread, with the first and the last of them."""
+    return np.linspace(0, total - 1, min(wanted, total)).astype(int).tolist()
 
 
 def choose_windows(lengths: np.ndarray, num_examples: int) -> list[int]:
     """Windows spread over the shorter half, which a person can take in; the same ones for the same data."""
     shorter = np.argsort(lengths, kind="stable")[: max(num_examples, len(lengths) // 2)]
-    places = np.linspace(0, len(shorter) - 1, min(num_examples, len(shorter))).astype(int)
-    return [int(shorter[place]) for place in places]
+    return [int(shorter[index]) for index in first_to_last(len(shorter), num_examples)]
+
+
+def attention_examples(
+    model: nn.Module,
+    compute: Compute,
+    batches: SquadBatches,
+    data: SquadData,
+    tokenizer: Tokenizer,
+    max_answer_words: int,
+    num_examples: int,
+) -> list[AttentionExample]:
+    """Attention of windows spread over the shorter half; see `attention_example`."""
+    return [
+        attention_example(str(number), model, compute, batches, window, data, tokenizer, max_answer_words)
+        for number, window in enumerate(choose_windows(batches.lengths, num_examples), start=1)
+    ]
 
 
 @torch.inference_mode()
@@ -56,8 +76,8 @@ def attention_example(
     answer, predicted = None, "nothing"
     if spans:  # none in a window without a whole word
         best, words = spans[0], batch["word_ids"][0]
-        places = ((words >= best.first_word) & (words <= best.last_word)).nonzero()
-        answer = (int(places[0]), int(places[-1]))
+        positions = ((words >= best.first_word) & (words <= best.last_word)).nonzero()
+        answer = (int(positions[0]), int(positions[-1]))
         starts, ends = word_spans(features.contexts, context)
         predicted = data.paragraphs[context].context[starts[best.first_word] : ends[best.last_word]]
     sections = (("question", 1, first - 2), ("context", first, length - 2))

@@ -35,7 +35,9 @@ def _variants(data: SquadData, copy: int, chosen: random.Random) -> Iterator[Par
             context, answers = _shortened(paragraph.context, bounds, question.answers, chosen)
             words = question.text.split()
             kept = [
-                word for place, word in enumerate(words) if place in (0, len(words) - 1) or chosen.random() >= WORDS_OUT
+                word
+                for number, word in enumerate(words)
+                if number in (0, len(words) - 1) or chosen.random() >= WORDS_OUT
             ]
             varied = Question(f"{question.id}-{copy}", " ".join(kept), answers, question.is_impossible)
             yield Paragraph(paragraph.title, context, (varied,))
@@ -44,7 +46,7 @@ def _variants(data: SquadData, copy: int, chosen: random.Random) -> Iterator[Par
 def _shortened(
     context: str, bounds: list[tuple[int, int]], answers: tuple[Answer, ...], chosen: random.Random
 ) -> tuple[str, tuple[Answer, ...]]:
-    """The context without some of the sentences in which no answer stands, and the answers in their new places."""
+    """The context without some of the sentences in which no answer stands, and the answers in their new positions."""
     parts, moved_by, length = [], [], 0
     for start, end in bounds:
         has_answer = any(answer.start < end and answer.start + len(answer.text) > start for answer in answers)

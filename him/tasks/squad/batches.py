@@ -8,7 +8,7 @@ from torch import Tensor
 
 from him.data.batching import bucket_length
 from him.tasks.squad.features import NUM_SPECIAL, SquadFeatures, class_shape
-from him.tasks.squad.lexical import SCALARS
+from him.tasks.squad.lexical import SCALARS, SIZES
 
 
 class SquadBatches:
@@ -104,13 +104,13 @@ class SquadBatches:
             whole_start = int(np.searchsorted(words, words[from_piece], side="left"))
             whole_end = int(np.searchsorted(words, words[to_piece], side="right")) - 1
             if whole_start >= start and whole_end < end:
-                for name, place in (("start_targets", whole_start), ("end_targets", whole_end)):
-                    weights[name][place] = weights[name].get(place, 0) + annotators
-        for name, of_place in weights.items():
-            total = sum(of_place.values())
-            for place, annotators in of_place.items():
-                fields[name][row, first + place - start] = annotators / total
-            if not of_place:
+                for name, piece in (("start_targets", whole_start), ("end_targets", whole_end)):
+                    weights[name][piece] = weights[name].get(piece, 0) + annotators
+        for name, of_piece in weights.items():
+            total = sum(of_piece.values())
+            for piece, annotators in of_piece.items():
+                fields[name][row, first + piece - start] = annotators / total
+            if not of_piece:
                 fields[name][row, 0] = 1.0
 
     def _fill_lexical(
@@ -129,6 +129,25 @@ class SquadBatches:
         fields["class_shape"][row, read] = class_shape(features.question_classes[question], context_shapes[words])
         fields["scalars"][row, asked] = scalars[question_words]
         fields["scalars"][row, read] = scalars[num_question_words + words]
+
+
+def dummy_batch(batch_size: int, length: int, vocab_size: int, lexical: bool) -> dict[str, Tensor]:
+    """Random tokens, of which any may start and end an answer: as `SquadBatches.batch` gives them, without padding."""
+    shape = (batch_size, length)
+    everywhere_BL = torch.ones(shape, dtype=torch.bool)
+    batch = {
+        "input_ids": torch.randint(vocab_size, shape),
+        "token_type_ids": (torch.arange(length) >= length // 10).long().expand(shape),
+        "attention_mask": everywhere_BL,
+        "may_start": everywhere_BL,
+        "may_end": everywhere_BL,
+        "start_targets": torch.full(shape, 1.0 / length),
+        "end_targets": torch.full(shape, 1.0 / length),
+    }
+    if lexical:
+        batch |= {name: torch.randint(size, shape) for name, size in SIZES.items()}
+        batch |= {"scalars": torch.randn(*shape, len(SCALARS)), "focus_ids": batch["input_ids"][:, 0]}
+    return batch
 
 
 def first_pieces(words: np.ndarray) -> np.ndarray:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from tokenizers import Tokenizer
 
+from him.config import Config
 from him.core.errors import ConfigError
 from him.core.ragged import Ragged, offsets_of
-from him.data.cache import Columns
+from him.data.cache import Columns, content_digest
 from him.tasks.squad.lexical import (
     SHAPES,
     DocumentFrequencies,
@@ -28,6 +29,23 @@ from him.text.tokenizer import EncodedTexts, encode_texts
 NUM_SPECIAL = 3
 MAX_QUESTION_TOKENS = 64
 NO_ARTICLE = DocumentFrequencies(0, {})
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """The settings that features depend on, beside the tokenizer: prepared data is kept under them.
+
+    Attributes:
+        max_seq_len, doc_stride: see `cut_windows`.
+    """
+
+    max_seq_len: int
+    doc_stride: int
+
+    @classmethod
+    def of(cls, config: Config) -> "FeatureOptions":
+        """Those of a run."""
+        return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,12 @@ class SquadFeatures:
         """(W,) int64 tokens of each window's sequence, special tokens included."""
         question_lengths = self.questions.ids.lengths[self.window_question]
         return question_lengths + (self.window_end - self.window_start) + NUM_SPECIAL
+
+    @property
+    def digest(self) -> str:
+        """Tells these data from other ones: by the pieces of all questions and contexts, and by the answers."""
+        parts = (self.questions.ids, self.contexts.ids, self.answers, self.context_of)
+        return content_digest(*parts, self.window_question, self.window_start, self.window_end)
 
     def to_columns(self) -> Columns:
         """The same as flat columns, for the cache."""
@@ -166,8 +190,7 @@ def find_spans(
 def build_features(
     data: SquadData,
     tokenizer: Tokenizer,
-    max_seq_len: int,
-    doc_stride: int,
+    options: FeatureOptions,
     frequencies: DocumentFrequencies | None,
     articles: Mapping[str, DocumentFrequencies] | None = None,
 ) -> tuple[SquadFeatures, DocumentFrequencies]:
@@ -176,7 +199,7 @@ def build_features(
     Args:
         data: paragraphs with their questions.
         tokenizer: cuts the texts.
-        max_seq_len, doc_stride: see `cut_windows`.
+        options: of the windows.
         frequencies: counted on the training contexts, or None for the training data themselves: then they are counted
             on these contexts, and each one is given the IDF that it would have if its own article were not there. A
             word of its subject is as rare then as such words are in the new articles that the model will read.
@@ -184,7 +207,7 @@ def build_features(
             (`count_articles`), each of which is left out in the same way.
 
     Returns:
-        The features, and the frequencies that was used.
+        The features, and the frequencies that were used.
 
     Raises:
         ConfigError: the windows are too short.
@@ -199,7 +222,7 @@ def build_features(
         encode_texts(tokenizer, [question.text.strip() for question in questions]), MAX_QUESTION_TOKENS
     )
     window_question, window_start, window_end = cut_windows(
-        encoded_questions.ids.lengths, encoded_contexts.ids.lengths[context_of], max_seq_len, doc_stride
+        encoded_questions.ids.lengths, encoded_contexts.ids.lengths[context_of], options.max_seq_len, options.doc_stride
     )
     question_words = context_words([question.text.strip() for question in questions], encoded_questions)
     words_of_contexts = context_words(context_texts, encoded_contexts)
@@ -236,9 +259,9 @@ def joined(parts: Sequence[SquadFeatures]) -> SquadFeatures:
     columns = [part.to_columns() for part in parts]
     num_questions = np.cumsum([0, *(len(part.questions) for part in parts)])
     num_contexts = np.cumsum([0, *(len(part.contexts) for part in parts)])
-    for place, column in enumerate(columns):
-        column["window_question"] = (column["window_question"] + num_questions[place]).astype(np.int32)
-        column["context_of"] = (column["context_of"] + num_contexts[place]).astype(np.int32)
+    for number, column in enumerate(columns):
+        column["window_question"] = (column["window_question"] + num_questions[number]).astype(np.int32)
+        column["context_of"] = (column["context_of"] + num_contexts[number]).astype(np.int32)
     return SquadFeatures.from_columns(
         {name: _joined_columns([column[name] for column in columns]) for name in columns[0]}
     )
@@ -308,8 +331,8 @@ def _lexical_inputs(
     classes, focus_ids = [], []
     for index, row in enumerate(question_words):
         lowered = [word.lower() for word in row]
-        kind, place = question_class(lowered)
-        focus = focus_position(row, lowered, place)
+        kind, position = question_class(lowered)
+        focus = focus_position(row, lowered, position)
         pieces = np.flatnonzero(encoded_questions.words[index] == focus)
         classes.append(kind)
         focus_ids.append(int(encoded_questions.ids[index][pieces[0]]) if len(pieces) else 0)
@@ -357,5 +380,5 @@ def _idf_of_contexts(
 
 
 def class_shape(question_classes: np.ndarray, shapes: np.ndarray) -> np.ndarray:
-    """Number of each pair of question class and word shape; 0 is kept for places that are no context word."""
+    """Number of each pair of question class and word shape; 0 is kept for positions that are no context word."""
     return 1 + question_classes.astype(np.int64) * len(SHAPES) + shapes

@@ -30,8 +30,8 @@ QUESTION_CLASSES = ("who", "whose", "when", "where", "why", "how many", "how muc
 # Value 0 of each categorical input means: not a word of this kind (special tokens, padding).
 SIZES = {"match": len(MATCHES), "shape": len(SHAPES), "class_shape": 1 + len(QUESTION_CLASSES) * len(SHAPES)}
 SCALARS = (
-    "rarity",
-    "rarity if matched",
+    "IDF",
+    "IDF if matched",
     "sentence overlap",
     "best sentence",
     "overlap within 4",
@@ -158,13 +158,13 @@ class DocumentFrequencies:
             parts: counts of some of the documents each.
             words: lower-cased, no two equal.
         """
-        place_of = {word: place for place, word in enumerate(words)}
+        position_of = {word: position for position, word in enumerate(words)}
         all_counts = np.array([self.frequencies.get(word, 0) for word in words], np.float32)
         rows = []
         for part in parts:
             counts = all_counts.copy()
-            places = [place_of[word] for word in part.frequencies if word in place_of]
-            counts[places] -= [count for word, count in part.frequencies.items() if word in place_of]
+            positions = [position_of[word] for word in part.frequencies if word in position_of]
+            counts[positions] -= [count for word, count in part.frequencies.items() if word in position_of]
             # Below 0 for a word that only one document has: it was not counted here.
             rows.append(_scaled_idf(np.maximum(counts, 0), self.num_documents - part.num_documents))
         return rows
@@ -193,7 +193,7 @@ class Words:
     """The different words of a data set, numbered, with what is known of each one.
 
     Attributes:
-        surfaces: the words as they are written; a word's number is its place here.
+        surfaces: the words as they are written; a word's number is its position here.
         types: int32 number that words share which differ only in case.
         stems: int32 number that words share which have the same stem (Porter 1980).
         shapes: uint8 indices into `SHAPES`.
@@ -265,7 +265,7 @@ def pair_features(
         idf: of each of them, float32 (`DocumentFrequencies.of`).
         question: (Q,) word numbers.
         context: (C,) word numbers.
-        first_of_sentence: places in the context at which its sentences start (`sentence_starts`).
+        first_of_sentence: positions in the context at which its sentences start (`sentence_starts`).
     """
     same_type_CQ = words.types[context][:, None] == words.types[question]
     same_stem_CQ = words.stems[context][:, None] == words.stems[question]
@@ -301,7 +301,7 @@ def _fill_context(
     same_stem_CQ: np.ndarray,
 ) -> None:
     """Fills the scalars from `sentence overlap` on for the context's words, in place."""
-    matched_rarity = scalars[:, 1]
+    matched_idf = scalars[:, 1]
     asked = words.is_content[question]
     asked_idf = idf[question][asked]
     total = float(asked_idf.sum()) or 1.0
@@ -312,25 +312,25 @@ def _fill_context(
     scalars[:, 2] = overlap[sentence]
     scalars[:, 3] = (overlap[sentence] == overlap.max()) & (overlap.max() > 0)
 
-    summed = np.concatenate((np.zeros(1, np.float32), np.cumsum(matched_rarity)))
-    places = np.arange(len(context))
+    summed = np.concatenate((np.zeros(1, np.float32), np.cumsum(matched_idf)))
+    positions = np.arange(len(context))
     for column, reach in ((4, 4), (5, 12)):
-        high, low = np.minimum(places + reach + 1, len(context)), np.maximum(places - reach, 0)
+        high, low = np.minimum(positions + reach + 1, len(context)), np.maximum(positions - reach, 0)
         scalars[:, column] = (summed[high] - summed[low]) / total
 
-    scalars[:, 6] = _distance(matched_rarity > 0) / 32
+    scalars[:, 6] = _distance(matched_idf > 0) / 32
     follows = same_type_CQ[:-1, :-1] & same_type_CQ[1:, 1:]
     in_bigram = np.flatnonzero(follows.any(1))
     scalars[in_bigram, 7] = 1.0
     scalars[in_bigram + 1, 7] = 1.0
-    scalars[1:, 8] = np.convolve(matched_rarity, DECAY_KERNEL)[: len(context) - 1] / total
-    scalars[:-1, 9] = np.convolve(matched_rarity[::-1], DECAY_KERNEL)[: len(context) - 1][::-1] / total
-    scalars[:, 10] = places / len(context)
+    scalars[1:, 8] = np.convolve(matched_idf, DECAY_KERNEL)[: len(context) - 1] / total
+    scalars[:-1, 9] = np.convolve(matched_idf[::-1], DECAY_KERNEL)[: len(context) - 1][::-1] / total
+    scalars[:, 10] = positions / len(context)
 
 
 def _distance(matched: np.ndarray) -> np.ndarray:
     """Words to the nearest match, 0 on a match, at most 32."""
-    places = np.arange(len(matched))
-    before = np.maximum.accumulate(np.where(matched, places, -32))
-    after = np.minimum.accumulate(np.where(matched, places, len(matched) + 32)[::-1])[::-1]
-    return np.minimum(np.minimum(places - before, after - places), 32)
+    positions = np.arange(len(matched))
+    before = np.maximum.accumulate(np.where(matched, positions, -32))
+    after = np.minimum.accumulate(np.where(matched, positions, len(matched) + 32)[::-1])[::-1]
+    return np.minimum(np.minimum(positions - before, after - positions), 32)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from him.model.embeddings import InputEmbedding
 from him.model.encoder import Encoder
 
-# Logit of a place where no answer may start or end. Finite, so that 0 * log-probability stays 0.
+# Logit of a position where no answer may start or end. Finite, so that 0 * log-probability stays 0.
 FORBIDDEN_LOGIT = -1e9
 
 
 @dataclass
 class SpanOutput:
     """Start and end logits (B, L) float32, `FORBIDDEN_LOGIT` where not allowed; attention weights if asked for; and
-    what the encoder says of each place, (B, L, D), which an exported model keeps to itself."""
+    what the encoder says of each position, (B, L, D), which an exported model keeps to itself."""
 
     start_logits_BL: Tensor
     end_logits_BL: Tensor
@@ -35,7 +35,7 @@ class QuestionAnsweringModel(nn.Module):
         self.span = nn.Linear(embed_dim, 2)
 
     def forward(self, batch: dict[str, Tensor], return_weights: bool = False) -> SpanOutput:
-        """Scores every place as start and as end of the answer.
+        """Scores every position as start and as end of the answer.
 
         Args:
             batch: fields of `InputEmbedding`, `attention_mask` boolean (B, L) with True = may be attended to, and

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from him.config.options.squad import SPEC
 from him.data.cache import cached_folder, fingerprint, load_cached, load_columns, save_columns
-from him.tasks.squad.features import SquadFeatures, build_features, joined
+from him.tasks.squad.features import FeatureOptions, SquadFeatures, build_features, joined
 from him.tasks.squad.lexical import DocumentFrequencies
 from him.tasks.squad.reader import SquadData
 from him.text.tokenizer import parse_tokenizer
@@ -40,8 +40,7 @@ def prepare_squad(
     validation: SquadData,
     given: Tokenizer | None,
     vocab_size: int,
-    max_seq_len: int,
-    doc_stride: int,
+    options: FeatureOptions,
     cache_dir: Path,
 ) -> PreparedSquad:
     """Builds features, or takes them from the cache; a damaged cache is built anew.
@@ -50,21 +49,21 @@ def prepare_squad(
         train, validation: the data.
         given: the tokenizer to use; None trains one.
         vocab_size: size of a trained tokenizer.
-        max_seq_len, doc_stride: see `cut_windows`.
+        options: that the features depend on.
         cache_dir: where prepared data is kept, under a hash of all that made it.
 
     Raises:
         ConfigError: the windows are too short.
     """
     # The tokenizer by its content: another one may have come to stand under the same name.
-    settings = (given.to_str() if given is not None else None, vocab_size, max_seq_len, doc_stride)
+    settings = (given.to_str() if given is not None else None, vocab_size, *astuple(options))
     digest = fingerprint(FEATURES_VERSION, settings, train.paragraphs, validation.paragraphs)
     folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
     if (prepared := load_cached(folder, _load, last="train")) is not None:
         return prepared
     tokenizer = train_tokenizer(_texts(train), vocab_size) if given is None else given
-    train_features, frequencies = build_features(train, tokenizer, max_seq_len, doc_stride, None)
-    validation_features, _ = build_features(validation, tokenizer, max_seq_len, doc_stride, frequencies)
+    train_features, frequencies = build_features(train, tokenizer, options, None)
+    validation_features, _ = build_features(validation, tokenizer, options, frequencies)
     save_columns(folder / "validation", validation_features.to_columns(), {})
     texts = {"tokenizer.json": tokenizer.to_str(), "rarity.json": json.dumps(frequencies.to_json())}
     save_columns(folder / "train", train_features.to_columns(), texts)
@@ -74,8 +73,7 @@ def prepare_squad(
 def prepare_features(
     data: SquadData,
     tokenizer: Tokenizer,
-    max_seq_len: int,
-    doc_stride: int,
+    options: FeatureOptions,
     frequencies: DocumentFrequencies,
     articles: Mapping[str, DocumentFrequencies],
     cache_dir: Path,
@@ -84,20 +82,21 @@ def prepare_features(
 
     Args:
         data: at least one paragraph.
-        tokenizer, max_seq_len, doc_stride: see `build_features`.
+        tokenizer, options: see `build_features`.
         frequencies, articles: of the training data, see `build_features` and `count_articles`.
         cache_dir: see `prepare_squad`.
     """
     counted = fingerprint(*((name, part.to_json()) for name, part in {"": frequencies, **articles}.items()))
-    settings = (tokenizer.to_str(), max_seq_len, doc_stride, counted)
-    folder = cached_folder(cache_dir, f"squad-made-{fingerprint(FEATURES_VERSION, settings, data.paragraphs)}")
+    settings = (tokenizer.to_str(), *astuple(options), counted)
+    digest = fingerprint(FEATURES_VERSION, settings, data.paragraphs)
+    folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-made-{digest}")
     features = load_cached(folder, lambda folder: SquadFeatures.from_columns(load_columns(folder)))
     if features is not None:
         return features
     parts = []
     for start in range(0, len(data.paragraphs), PARAGRAPHS_AT_ONCE):
         part = SquadData.from_paragraphs(data.paragraphs[start : start + PARAGRAPHS_AT_ONCE], data.source)
-        parts.append(build_features(part, tokenizer, max_seq_len, doc_stride, frequencies, articles)[0])
+        parts.append(build_features(part, tokenizer, options, frequencies, articles)[0])
     save_columns(folder, joined(parts).to_columns(), {})
     return SquadFeatures.from_columns(load_columns(folder))
 

@@ -5,60 +5,56 @@ As in Krishna et al. 2022 (arXiv:2209.14389) the text is that of the task itself
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from him.core.compute import Compute, in_parts
+from him.core.compute import Compute
 from him.core.errors import DataError
-from him.data.batching import SamplingWeights, evaluation_batches
+from him.data.batching import SamplingWeights
 from him.data.cache import content_digest
-from him.data.unlabelled import contexts_of
-from him.metrics.running import RunningMean, perplexity
-from him.model.masked_lm import PretrainingModel, mask_positions
-from him.tasks.base import Evaluation, LossSums
-from him.tasks.pretraining import EVALUATION_SEED, MASKED_SHARE, Pretraining
-from him.tasks.squad.answers import EVALUATION_BATCH, span_loss
+from him.data.document_files import is_text, read_texts
+from him.model.masked_lm import PretrainingModel
+from him.tasks.base import Evaluation, LossSums, Task
+from him.tasks.evaluation import TargetMeans, forward_passes
+from him.tasks.pretraining import EVALUATION_SEED, MaskedPretraining
+from him.tasks.squad.answers import EVALUATION_BATCH
 from him.tasks.squad.batches import SquadBatches
-from him.tasks.squad.reader import SquadData
+from him.tasks.squad.loss import span_loss
+from him.tasks.squad.reader import SquadData, read_squad
 from him.tasks.squad.synthetic_questions import synthetic_questions
-from him.text.tokenizer import MASK, special_id
-
-if TYPE_CHECKING:
-    from him.tasks.squad.task import SquadTask
 
 QUESTIONS_PER_CONTEXT = 8  # in an epoch
 VALIDATION_QUESTIONS = 2  # of each validation context
+CONTEXT_WORDS = 120  # of a context that is made of a text file: that of a paragraph of SQuAD
+
+BatchesOf = Callable[[SquadData], SquadBatches]
 
 
-class SquadPretraining(Pretraining):
+class SquadPretraining(MaskedPretraining):
     """Answers synthetic questions and predicts masked tokens of their contexts.
 
     Args:
-        task: with its training and validation data.
-        train: the training data.
+        task: whose model is pretrained; its own questions measure it.
+        train, validation: the data whose contexts are used.
+        batches_of: makes batches of synthetic questions.
     """
 
-    shown_metrics = ("Accuracy", "F1", "Exact_Match")
+    shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy", "F1", "Exact_Match")
 
-    def __init__(self, task: SquadTask, train: SquadData) -> None:
+    def __init__(self, task: Task, train: SquadData, validation: SquadData, batches_of: BatchesOf) -> None:
         super().__init__(task)
         contexts = _contexts(train)
         for name in self.config.pretrain_files:
             contexts += contexts_of(name)
-        number = QUESTIONS_PER_CONTEXT * max(1, self.config.num_epochs)
-        self.batches = self._made(contexts, 2 if self.config.dry_run else number, self.config.seed)
-        self.validation_batches = self._made(_contexts(task.validation), VALIDATION_QUESTIONS, EVALUATION_SEED)
-        self.mask_id = special_id(task.tokenizer, MASK)
-
-    def _made(self, contexts: list[tuple[str, str]], per_context: int, seed: int) -> SquadBatches:
-        made = synthetic_questions(contexts, per_context, seed, "synthetic questions")
-        if not made.questions:
-            raise DataError("--pretrain_epochs: the contexts are too short to make questions of; leave the flag out")
-        return self.task.batches_of(made)
+        number = 2 if self.config.dry_run else QUESTIONS_PER_CONTEXT * max(1, self.config.num_epochs)
+        self.batches = _asked(contexts, number, self.config.seed, batches_of)
+        self.validation_batches = _asked(_contexts(validation), VALIDATION_QUESTIONS, EVALUATION_SEED, batches_of)
 
     @property
     def train_lengths(self) -> np.ndarray:
@@ -70,16 +66,12 @@ class SquadPretraining(Pretraining):
         number = len(self.train_lengths)
         return SamplingWeights(np.zeros(number, np.int64), (max(1.0 / self.config.num_epochs, 1.0 / number),))
 
-    @property
-    def examples_per_epoch(self) -> int:
-        return self.train_sampling.num_examples
-
     @cached_property
     def train_digest(self) -> str:
         features = self.batches.features
         return content_digest(features.questions.ids, features.contexts.ids, features.answers, features.context_of)
 
-    def places(self, examples: np.ndarray) -> np.ndarray:
+    def source_indices(self, examples: np.ndarray) -> np.ndarray:
         """Numbers of the synthetic questions."""
         return self.batches.features.window_question[examples]
 
@@ -87,40 +79,63 @@ class SquadPretraining(Pretraining):
         """See `SquadBatches.batch`."""
         return self.batches.batch(examples)
 
-    def _read(
-        self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None
-    ) -> tuple[LossSums, Tensor, int, Tensor]:
-        """Loss of the spans; of the masked tokens their summed loss, number, and how many were met."""
-        ids_BL, word_ids_BL = batch["input_ids"], batch["word_ids"]
-        is_masked_BL = mask_positions(word_ids_BL, MASKED_SHARE, word_ids_BL >= 0, generator)
-        output = model.model({**batch, "input_ids": ids_BL.masked_fill(is_masked_BL, self.mask_id)})
-        mlm_loss, num_words, num_correct = model.mlm_loss(output.hidden_BLD, ids_BL, is_masked_BL)
-        return span_loss(output, batch), mlm_loss, num_words, num_correct
+    def losses(
+        self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> tuple[LossSums, LossSums]:
+        """The loss of the spans, and that of the masked tokens."""
+        masked, is_masked_BL = self.masked(batch, batch["word_ids"] >= 0, generator)
+        output = model.model(masked)
+        mlm = LossSums(*model.mlm_loss(output.hidden_BLD, batch["input_ids"], is_masked_BL))
+        return span_loss(output, batch), mlm
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """Loss and accuracy of masked tokens; F1 and Exact_Match of the real questions."""
         model.eval()
-        loss, accuracy = RunningMean(), RunningMean()
+        means = TargetMeans()
         generator = torch.Generator(compute.device).manual_seed(EVALUATION_SEED)
-
-        def read(windows: np.ndarray) -> tuple[LossSums, Tensor, int, Tensor]:
-            batch = compute.to_device(self.validation_batches.batch(windows))
-            with compute.autocast():
-                return self._read(model, batch, generator)
-
-        cut = evaluation_batches(self.validation_batches.lengths, EVALUATION_BATCH)
-        for _, (_, mlm_loss, num_words, num_correct) in (part for whole in cut for part in in_parts(whole, read)):
-            loss.add(float(mlm_loss), num_words)
-            accuracy.add(float(num_correct), num_words)
-        metrics = {
-            "Loss": loss.mean,
-            "Perplexity": perplexity(loss.total, loss.count),
-            "Accuracy": 100.0 * accuracy.mean,
-        }
+        passes = forward_passes(
+            self.validation_batches, EVALUATION_BATCH, compute, lambda batch: self.losses(model, batch, generator)
+        )
+        for _, _, (_, masked) in passes:
+            means.add(masked)
         answered = self.task.evaluate(model.model, compute).metrics
-        return Evaluation(metrics | {name: answered[name] for name in ("F1", "Exact_Match")})
+        return Evaluation(means.metrics() | {name: answered[name] for name in ("F1", "Exact_Match")})
+
+
+def _asked(contexts: list[tuple[str, str]], per_context: int, seed: int, batches_of: BatchesOf) -> SquadBatches:
+    """Batches of the synthetic questions of contexts."""
+    made = synthetic_questions(contexts, per_context, seed, "synthetic questions")
+    if not made.questions:
+        raise DataError("--pretrain_epochs: the contexts are too short to make questions of; leave the flag out")
+    return batches_of(made)
+
+
+def contexts_of(name: str) -> list[tuple[str, str]]:
+    """(title, context) of a SQuAD file in `--pretrain_files`, whose questions are not read, or of parts of texts.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not is_text(name):
+        return _contexts(read_squad(name, answers_required=False))
+    return [(f"{name}-{number}", each) for number, text in enumerate(read_texts(name)) for each in _parts(text)]
 
 
 def _contexts(data: SquadData) -> list[tuple[str, str]]:
     return [(paragraph.title, paragraph.context) for paragraph in data.paragraphs]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Neighbouring paragraphs together, until they have `CONTEXT_WORDS` words; parts of one that is too long."""
+    gathered: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        gathered += paragraph.split()
+        while len(gathered) >= 2 * CONTEXT_WORDS:  # there may be no blank line in the whole text
+            yield " ".join(gathered[:CONTEXT_WORDS])
+            del gathered[:CONTEXT_WORDS]
+        if len(gathered) >= CONTEXT_WORDS:
+            yield " ".join(gathered)
+            gathered = []
+    if gathered:
+        yield " ".join(gathered)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from him.config import Config
 from him.core.errors import DataError
 from him.core.hub import hub_split, load_hub_dataset
 from him.core.messages import shown
@@ -47,47 +48,37 @@ class SquadSplits:
     source_ids: tuple[int, ...] = ()
 
 
-def load_squad(
-    *,
-    train_files: Sequence[str] = (),
-    validation_file: str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
-    seed: int = 0,
-    sample_size: int | None = None,
-    validation_share: float = 0.1,
-) -> SquadSplits:
-    """Question-answering data from the one source that the flags name; without any flag `rajpurkar/squad` of the hub.
+def load_squad(config: Config, validation_share: float = 0.1) -> SquadSplits:
+    """Question-answering data from the one source that the settings name; without any `rajpurkar/squad` of the hub.
+
+    `--train_file` names SQuAD JSON files that are joined in this order. A question that stands in several of them word
+    for word, as those that squad and squad_v2 share, is taken once; one id for different questions is refused. The
+    sample does not depend on `--seed`, so that seeds can be compared; `--sample_size` leaves validation whole.
 
     Args:
-        train_files: SQuAD JSON files that are joined in this order. A question that stands in several of them word for
-            word, as those that squad and squad_v2 share, is taken once; one id for different questions is refused.
-        validation_file: a SQuAD JSON file; without it `validation_share` of the articles is held out of `train_files`.
-        dataset: `sample`, the name of a hub set with the columns of SQuAD, or a local folder that `datasets` can read.
-        dataset_config: which configuration of the hub's set; None where it has only one.
-        seed: chooses the articles held out. The sample does not depend on it, so that seeds can be compared.
-        sample_size: train on the first so many questions only; validation stays whole.
-        validation_share: share of the articles, or of the contexts where all have one title, more than 0, less than 1.
+        config: `train_file`, `validation_file`, `dataset`, `dataset_config`, `seed` and `sample_size` are read.
+        validation_share: share of the articles, or of the contexts where all have one title, that is held out of the
+            training files where no validation file is named; more than 0, less than 1.
 
     Raises:
-        ConfigError: the flags contradict each other or are out of range.
+        ConfigError: the settings contradict each other.
         DataError: the data cannot be had or is not sound.
     """
-    assert not isinstance(train_files, str) and 0 < validation_share < 1
-    check_source_flags(train_files, validation_file, dataset, dataset_config, sample_size, example=DEFAULT_SQUAD)
+    assert 0 < validation_share < 1
+    check_source_flags(config, example=DEFAULT_SQUAD)
     notes: list[str] = []
     file_of: dict[str, int] = {}
-    if train_files:
-        train, validation = _from_files(train_files, validation_file, validation_share, seed, notes, file_of)
-    elif dataset == SAMPLE:
+    if config.train_file:
+        train, validation = _from_files(config, validation_share, notes, file_of)
+    elif config.dataset == SAMPLE:
         train, validation = _from_sample()
     else:
-        train, validation = _from_hub(dataset or DEFAULT_SQUAD, dataset_config, notes)
-    if sample_size is not None:
-        train = first_questions(train, sample_size, notes)
+        train, validation = _from_hub(config.dataset or DEFAULT_SQUAD, config.dataset_config, notes)
+    if config.sample_size is not None:
+        train = first_questions(train, config.sample_size, notes)
     contexts, held = ({paragraph.context for paragraph in data.paragraphs} for data in (train, validation))
     note_leakage(contexts, held, "{shared} of the {total} validation contexts are in the training data too", notes)
-    source_ids = tuple(file_of[question.id] for question in train.questions) if train_files else ()
+    source_ids = tuple(file_of[question.id] for question in train.questions) if config.train_file else ()
     return SquadSplits(train, validation, tuple(notes), source_ids)
 
 
@@ -106,21 +97,14 @@ def first_questions(data: SquadData, num_questions: int, notes: list[str]) -> Sq
 # --- local files ----------------------------------------------------------------------------------------------------
 
 
-def _from_files(
-    train_files: Sequence[str],
-    validation_file: str | None,
-    share: float,
-    seed: int,
-    notes: list[str],
-    file_of: dict[str, int],
-) -> tuple[SquadData, SquadData]:
-    parts = [read_squad(path) for path in train_files]
+def _from_files(config: Config, share: float, notes: list[str], file_of: dict[str, int]) -> tuple[SquadData, SquadData]:
+    parts = [read_squad(path) for path in config.train_file]
     for number, part in reversed(list(enumerate(parts))):  # a question that stands in several is of the first
         file_of.update(dict.fromkeys((question.id for question in part.questions), number))
     train = _join(parts, notes)
-    if validation_file is None:
-        return hold_out(train, share, seed, notes)
-    return train, read_squad(validation_file)
+    if config.validation_file is None:
+        return hold_out(train, share, config.seed, notes)
+    return train, read_squad(config.validation_file)
 
 
 def _join(parts: Sequence[SquadData], notes: list[str]) -> SquadData:

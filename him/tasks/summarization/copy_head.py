@@ -3,7 +3,7 @@
 Pointer-generator: See et al. 2017 (arXiv:1704.04368), section 2.2. What is pointed at is the token that followed, in
 the source, a token like the one just written: both neighbours enter the scores.
 
-# N rows   T places that predict   S source length   D embed_dim   V vocabulary
+# N rows   T positions that predict   S source length   D embed_dim   V vocabulary
 """
 
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ class CopySource:
 
 
 class CopyHead(nn.Module):
-    """Scores every source token for every place, and how much to rely on copying."""
+    """Scores every source token for every position, and how much to rely on copying."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
         self.query = nn.Linear(embed_dim, embed_dim)
         self.previous_query = nn.Linear(embed_dim, embed_dim, bias=False)
-        # A bias of the keys would add the same to all scores of a place.
+        # A bias of the keys would add the same to all scores of a position.
         self.key = nn.Linear(embed_dim, embed_dim, bias=False)
         self.previous_key = nn.Linear(embed_dim, embed_dim, bias=False)
         self.gate = nn.Linear(embed_dim, 1)
@@ -61,8 +61,8 @@ class CopyHead(nn.Module):
         """Scores each source token.
 
         Args:
-            hidden_NTD: encoder output at the places that predict.
-            previous_NTD: embeddings of the tokens at these places, which are those just written.
+            hidden_NTD: encoder output at the positions that predict.
+            previous_NTD: embeddings of the tokens at these positions, which are those just written.
             source: what may be copied.
 
         Returns:
@@ -75,7 +75,7 @@ class CopyHead(nn.Module):
 
 
 def copied_log_probabilities(log_weights_NS: Tensor, source_ids_NS: Tensor, targets_N: Tensor) -> Tensor:
-    """Log of the summed weight of the places that hold the target; very low, not -inf, where none does; (N,)."""
+    """Log of the summed weight of the positions that hold the target; very low, not -inf, where none does; (N,)."""
     holds_NS = source_ids_NS == targets_N[:, None]
     return log_weights_NS.masked_fill(~holds_NS, FORBIDDEN_SCORE).logsumexp(dim=-1)
 
@@ -87,8 +87,8 @@ def mixed_probabilities(
 
     Args:
         vocabulary_NV: probabilities over the vocabulary; overwritten where no gradient is wanted.
-        log_weights_NS, gate_logits_N: what `CopyHead` returns, for each of N places.
-        source_ids_NS: the source tokens that each place may copy.
+        log_weights_NS, gate_logits_N: what `CopyHead` returns, for each of N positions.
+        source_ids_NS: the source tokens that each position may copy.
     """
     gate_N1 = gate_logits_N.sigmoid()[:, None]
     if vocabulary_NV.requires_grad:

@@ -107,11 +107,16 @@ class PairBatches:
     ) -> None:
         self.features = features
         self.cls_id, self.sep_id, self.pad_id = cls_id, sep_id, pad_id
-        self.max_seq_len = max_seq_len
+        self.max_seq_len, self.max_target_len = max_seq_len, max_target_len
         self.document_room = document_room(max_seq_len, max_target_len)
         self.summary_room = max_target_len - 1
         self.document_lengths = np.minimum(features.documents.lengths, self.document_room)
         self.summary_lengths = np.minimum(features.summaries.lengths, self.summary_room)
+
+    def of(self, features: PairFeatures) -> "PairBatches":
+        """Rows of other pairs, made in the same way."""
+        ids = (self.cls_id, self.sep_id, self.pad_id)
+        return PairBatches(features, *ids, self.max_seq_len, self.max_target_len)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -138,7 +143,7 @@ class PairBatches:
         Returns:
             `input_ids` int64 (B, L); `token_type_ids` int64 (B, L), 0 in `[CLS] document [SEP]` and 1 behind it;
             `attention_mask` boolean (B, L), True at tokens; `labels` int64 (B, T), the summary and [SEP], then -1; and
-            `label_positions` int64 (B, T), the place of the token before each label.
+            `label_positions` int64 (B, T), the position of the token before each label.
         """
         prompt_lengths = self.document_lengths[numbers] + 2
         summary_lengths = self.summary_lengths[numbers]
@@ -154,12 +159,12 @@ class PairBatches:
             ids[row, len(prompt) : end] = summary
             labels[row, : len(summary)] = summary
             labels[row, len(summary)] = self.sep_id
-        places = np.arange(length)
+        positions = np.arange(length)
         label_positions = np.minimum(prompt_lengths[:, None] - 1 + np.arange(labels.shape[1]), length - 1)
         return {
             "input_ids": torch.from_numpy(ids),
-            "token_type_ids": torch.from_numpy((places >= prompt_lengths[:, None]).astype(np.int64)),
-            "attention_mask": torch.from_numpy(places < row_lengths[:, None]),
+            "token_type_ids": torch.from_numpy((positions >= prompt_lengths[:, None]).astype(np.int64)),
+            "attention_mask": torch.from_numpy(positions < row_lengths[:, None]),
             "labels": torch.from_numpy(labels),
             "label_positions": torch.from_numpy(label_positions),
         }

@@ -87,7 +87,7 @@ class SummarizationModel(GenerativeModel):
 
         Args:
             batch: that of `forward`, with `labels` int64 (B, T), -1 behind a summary's end, and `label_positions` int64
-                (B, T), the place in its row that predicts each of them.
+                (B, T), the position in its row that predicts each of them.
             label_smoothing: share of each target spread evenly over the vocabulary, which copying has no part in.
             teacher: a model whose predictions are targets too (Hinton et al. 2015, arXiv:1503.02531), or None.
             teacher_share: how much they count; the loss has their Kullback-Leibler divergence.
@@ -109,9 +109,9 @@ class SummarizationModel(GenerativeModel):
             loss_N = (1.0 - label_smoothing) * loss_N - label_smoothing * vocabulary_NV.mean(dim=-1)
         if teacher is not None:
             with torch.no_grad():
-                taught_NV = teacher._predictions(batch, chosen_N).probabilities_NV()
+                teacher_NV = teacher._predictions(batch, chosen_N).probabilities_NV()
             log_predicted_NV = predicted.probabilities_NV().clamp_min(LEAST_PROBABILITY).log()
-            divergence_NV = taught_NV * (taught_NV.clamp_min(LEAST_PROBABILITY).log() - log_predicted_NV)
+            divergence_NV = teacher_NV * (teacher_NV.clamp_min(LEAST_PROBABILITY).log() - log_predicted_NV)
             loss_N = (1.0 - teacher_share) * loss_N + teacher_share * divergence_NV.sum(dim=-1)
         return loss_N[counts_N].sum(), (first_choice_N == labels_N)[counts_N].sum()
 
@@ -121,19 +121,19 @@ class SummarizationModel(GenerativeModel):
         """What is predicted at the targets of these numbers, counted row by row."""
         if hidden_BLD is None:
             hidden_BLD = self(batch).hidden_BLD
-        places_BT = batch["label_positions"]
-        hidden_BTD = _at(hidden_BLD, places_BT)
+        positions_BT = batch["label_positions"]
+        hidden_BTD = _at(hidden_BLD, positions_BT)
         vocabulary_NV = self._logits(hidden_BTD.flatten(0, 1)[chosen_N]).log_softmax(dim=-1)
         if self.copy is None:
             return _Predictions(vocabulary_NV, None)
         ids_BL, embedded_BLD = batch["input_ids"], self._embedded(batch["input_ids"])
         in_prompt_BL = batch["attention_mask"] & (batch["token_type_ids"] == 0)
         source = self.copy.source(hidden_BLD, embedded_BLD, ids_BL, in_prompt_BL)
-        log_weights_BTS, gate_BT = self.copy(hidden_BTD, _at(embedded_BLD, places_BT), source)
+        log_weights_BTS, gate_BT = self.copy(hidden_BTD, _at(embedded_BLD, positions_BT), source)
         log_weights_NS, gate_N = log_weights_BTS.flatten(0, 1)[chosen_N], gate_BT.flatten()[chosen_N]
-        return _Predictions(vocabulary_NV, _Copied(log_weights_NS, gate_N, ids_BL[chosen_N // places_BT.shape[1]]))
+        return _Predictions(vocabulary_NV, _Copied(log_weights_NS, gate_N, ids_BL[chosen_N // positions_BT.shape[1]]))
 
-    def start(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, SummaryDecoding]:
+    def prefill(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, SummaryDecoding]:
         ids_BP, mask_BP = padded(prompts, self.device)
         cache = DecodingCache.empty(mask_BP, len(self.encoder.blocks), num_hypotheses)
         batch = {"input_ids": ids_BP, "token_type_ids": torch.zeros_like(ids_BP)}
@@ -147,10 +147,10 @@ class SummarizationModel(GenerativeModel):
         log_probabilities_BV = self._log_probabilities(last_positions(hidden_BPD, mask_BP)[:, None], last_B1, source)
         return log_probabilities_BV, SummaryDecoding(cache, source.repeat(num_hypotheses) if source else None)
 
-    def advance(self, ids_N: Tensor, decoding: SummaryDecoding) -> Tensor:
+    def decode_step(self, ids_N: Tensor, decoding: SummaryDecoding) -> Tensor:
         ids_N1 = ids_N[:, None]
         batch = {"input_ids": ids_N1, "token_type_ids": torch.ones_like(ids_N1)}
-        x_N1D = self.embedding({**batch, "places": decoding.cache.positions_N[:, None]})
+        x_N1D = self.embedding({**batch, "positions": decoding.cache.positions_N[:, None]})
         return self._log_probabilities(self.encoder.decode(x_N1D, decoding.cache), ids_N1, decoding.source)
 
     def recompute(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Tensor:
@@ -182,7 +182,7 @@ class SummarizationModel(GenerativeModel):
 
 
 def _targets(is_target_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers of the True places, counted row by row, and which of these numbers count.
+    """Numbers of the True positions, counted row by row, and which of these numbers count.
 
     There are a few more than that, so that their number is a multiple of `TARGET_MULTIPLE`: with any number, what is as
     large as the vocabulary is of another size in each step, and the memory of freed ones fits nothing any more.
@@ -193,13 +193,13 @@ def _targets(is_target_BT: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(chosen_N, (0, num_more)), counts_N
 
 
-def _at(x_BLD: Tensor, places_BT: Tensor) -> Tensor:
-    """The vectors at these places of each row, (B, T, D)."""
-    return x_BLD.gather(1, places_BT[:, :, None].expand(-1, -1, x_BLD.shape[2]))
+def _at(x_BLD: Tensor, positions_BT: Tensor) -> Tensor:
+    """The vectors at these positions of each row, (B, T, D)."""
+    return x_BLD.gather(1, positions_BT[:, :, None].expand(-1, -1, x_BLD.shape[2]))
 
 
 def prefix_mask(present_BL: Tensor, in_prompt_BL: Tensor) -> Tensor:
-    """Boolean (B, L, L), True where row's place l may attend to place s: all of the prompt, and what is not later.
+    """Boolean (B, L, L), True where position l of a row may attend to s: all of the prompt, and what is not later.
 
     Args:
         present_BL: True at tokens.

@@ -1,72 +1,54 @@
-"""Pretraining for summarization: the documents go on by themselves, and hide words.
+"""Pretraining for summarization: the documents go on by themselves, with masked tokens.
 
-A document is cut at a random place; its beginning, with masked tokens, is the document, what follows is the summary.
+A document is cut at a random position; its beginning, with masked tokens, is the document, what follows is the summary.
 So masked tokens are predicted from both sides, and the next words from all before them, copied ones too.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from him.core.compute import Compute, in_parts
+from him.core.compute import Compute
 from him.core.errors import DataError
 from him.core.ragged import Ragged
-from him.data.batching import evaluation_batches
 from him.data.cache import content_digest
-from him.data.unlabelled import documents_of
-from him.metrics.running import RunningMean, perplexity
-from him.model.masked_lm import PretrainingModel, WordNumbers, mask_positions
-from him.tasks.base import Evaluation, LossSums
-from him.tasks.pretraining import EVALUATION_SEED, MASKED_SHARE, Pretraining
+from him.data.document_files import is_text, read_texts
+from him.data.records import read_pairs
+from him.model.masked_lm import PretrainingModel, WordNumbers
+from him.tasks.base import Evaluation, LossSums, Task
+from him.tasks.evaluation import TargetMeans, forward_passes
+from him.tasks.pretraining import EVALUATION_SEED, MaskedPretraining
 from him.tasks.summarization.features import PairBatches, PairFeatures
-from him.text.tokenizer import MASK, encode_ids, piece_texts, special_id
-
-if TYPE_CHECKING:
-    from him.tasks.summarization.task import SummarizationTask
+from him.text.tokenizer import encode_ids, piece_texts
 
 EARLIEST, LATEST = 0.3, 0.8  # share of a document that is read before it goes on
 LEAST_TOKENS = 16  # of a document that is cut in two
 EVALUATION_BATCH = 64
 
 
-class SummarizationPretraining(Pretraining):
+class SummarizationPretraining(MaskedPretraining):
     """Goes on with documents, and predicts their masked tokens.
 
     Args:
-        task: with its training and validation data.
+        task: whose model is pretrained.
+        train, validation: the pairs whose documents are used.
     """
 
-    def __init__(self, task: SummarizationTask) -> None:
+    def __init__(self, task: Task, train: PairBatches, validation: PairBatches) -> None:
         super().__init__(task)
         fields = (self.config.document_field, self.config.summary_field)
         texts = [text for name in self.config.pretrain_files for text in documents_of(name, *fields)]
-        documents = task.train_batches.features.documents
+        documents = train.features.documents
         if texts:
-            documents = Ragged.from_arrays([*_rows(documents), *_rows(encode_ids(task.tokenizer, texts))])
-        self.batches = self._cut(documents, self.config.seed)
-        self.validation_batches = self._cut(task.validation_features.documents, EVALUATION_SEED)
-        self.mask_id = special_id(task.tokenizer, MASK)
-        self.word_numbers = WordNumbers(piece_texts(task.tokenizer))
-
-    def _cut(self, documents: Ragged, seed: int) -> PairBatches:
-        """Each document in two, at a random place."""
-        shares = np.random.default_rng(seed).uniform(EARLIEST, LATEST, len(documents))
-        rows = [row for row in zip(_rows(documents), shares, strict=True) if len(row[0]) >= LEAST_TOKENS]
-        if not rows:
-            raise DataError(
-                f"--pretrain_epochs: no document has {LEAST_TOKENS} tokens, to be cut in two; leave the flag out"
-            )
-        room = self.task.train_batches.document_room
-        places = [min(int(share * len(row)), room) for row, share in rows]
-        before = [row[:place] for (row, _), place in zip(rows, places, strict=True)]
-        after = [row[place:] for (row, _), place in zip(rows, places, strict=True)]
-        features = PairFeatures(Ragged.from_arrays(before), Ragged.from_arrays(after))
-        return self.task.batches_of(features)
+            documents = Ragged.from_arrays([*_rows(documents), *_rows(encode_ids(self.tokenizer, texts))])
+        word_numbers = WordNumbers(piece_texts(self.tokenizer))
+        self.batches = ContinuedDocuments(train, documents, self.config.seed, word_numbers)
+        held_out = validation.features.documents
+        self.validation_batches = ContinuedDocuments(validation, held_out, EVALUATION_SEED, word_numbers)
 
     @property
     def train_lengths(self) -> np.ndarray:
@@ -77,50 +59,77 @@ class SummarizationPretraining(Pretraining):
         return content_digest(self.batches.features.documents, self.batches.features.summaries)
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """See `PairBatches.batch`; with the number of the word that each token is part of."""
-        batch = self.batches.batch(examples)
-        return self._with_words(batch)
+        """See `ContinuedDocuments.batch`."""
+        return self.batches.batch(examples)
 
-    def _with_words(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return batch | {"word_ids": self.word_numbers(batch["input_ids"])}
-
-    def _read(
-        self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None
-    ) -> tuple[LossSums, Tensor, int, Tensor]:
-        """Loss of what follows; of the masked tokens their summed loss, number, and how many were met."""
-        ids_BL = batch["input_ids"]
-        may_mask_BL = (batch["token_type_ids"] == 0) & (batch["word_ids"] >= 0)
-        is_masked_BL = mask_positions(batch["word_ids"], MASKED_SHARE, may_mask_BL, generator)
-        masked = {**batch, "input_ids": ids_BL.masked_fill(is_masked_BL, self.mask_id)}
+    def losses(
+        self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> tuple[LossSums, LossSums]:
+        """The loss of what follows, and that of the masked tokens."""
+        masked, is_masked_BL = self.masked(batch, (batch["token_type_ids"] == 0) & (batch["word_ids"] >= 0), generator)
         hidden_BLD = model.model(masked).hidden_BLD
         loss, num_correct = model.model.loss(masked, hidden_BLD=hidden_BLD)
         following = LossSums(loss, self.task.num_targets(batch), num_correct)
-        mlm_loss, num_words, num_met = model.mlm_loss(hidden_BLD, ids_BL, is_masked_BL)
-        return following, mlm_loss, num_words, num_met
+        return following, LossSums(*model.mlm_loss(hidden_BLD, batch["input_ids"], is_masked_BL))
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
-        """Loss of the words that follow in validation documents, and accuracy of the hidden ones."""
+        """Loss of the words that follow in validation documents, and accuracy of the masked ones."""
         model.eval()
-        loss, accuracy = RunningMean(), RunningMean()
+        means = TargetMeans()
         generator = torch.Generator(compute.device).manual_seed(EVALUATION_SEED)
-
-        def read(numbers: np.ndarray) -> tuple[LossSums, Tensor, int, Tensor]:
-            batch = compute.to_device(self._with_words(self.validation_batches.batch(numbers)))
-            with compute.autocast():
-                return self._read(model, batch, generator)
-
-        cut = evaluation_batches(self.validation_batches.lengths, EVALUATION_BATCH)
-        for _, (following, _, num_words, num_met) in (part for whole in cut for part in in_parts(whole, read)):
-            loss.add(float(following.loss), following.num_targets)
-            accuracy.add(float(num_met), num_words)
-        return Evaluation(
-            {
-                "Loss": loss.mean,
-                "Perplexity": perplexity(loss.total, loss.count),
-                "Accuracy": 100.0 * accuracy.mean,
-            }
+        passes = forward_passes(
+            self.validation_batches, EVALUATION_BATCH, compute, lambda batch: self.losses(model, batch, generator)
         )
+        for _, _, (following, masked) in passes:
+            means.add(following, masked)
+        return Evaluation(means.metrics())
+
+
+class ContinuedDocuments:
+    """Documents cut in two at random positions, the second part in the place of a summary.
+
+    Args:
+        pairs: how rows are made.
+        documents: to cut; those of less than `LEAST_TOKENS` are left out.
+        seed: of the positions.
+        word_numbers: numbers the words of a batch.
+
+    Raises:
+        DataError: all are too short.
+    """
+
+    def __init__(self, pairs: PairBatches, documents: Ragged, seed: int, word_numbers: WordNumbers) -> None:
+        shares = np.random.default_rng(seed).uniform(EARLIEST, LATEST, len(documents))
+        rows = [row for row in zip(_rows(documents), shares, strict=True) if len(row[0]) >= LEAST_TOKENS]
+        if not rows:
+            raise DataError(
+                f"--pretrain_epochs: no document has {LEAST_TOKENS} tokens, to be cut in two; leave the flag out"
+            )
+        cuts = [min(int(share * len(row)), pairs.document_room) for row, share in rows]
+        before = [row[:cut] for (row, _), cut in zip(rows, cuts, strict=True)]
+        after = [row[cut:] for (row, _), cut in zip(rows, cuts, strict=True)]
+        self.features = PairFeatures(Ragged.from_arrays(before), Ragged.from_arrays(after))
+        self.pairs = pairs.of(self.features)
+        self.word_numbers = word_numbers
+        self.lengths = self.pairs.lengths
+
+    def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
+        """See `PairBatches.batch`; with `word_ids` int64 (B, L), the number of the word that each token is part of."""
+        batch = self.pairs.batch(numbers)
+        return batch | {"word_ids": self.word_numbers(batch["input_ids"])}
+
+
+def documents_of(name: str, document_field: str | None, summary_field: str | None) -> list[str]:
+    """Texts of a name in `--pretrain_files`, or the documents of a file of pairs, whose summaries are not read.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if is_text(name):
+        return read_texts(name)
+    data = read_pairs(name, document_field, summary_field, summaries_required=False)
+    return [pair.document for pair in data.pairs]
 
 
 def _rows(ragged: Ragged) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
 """Where documents with summaries come from: local files, the Hugging Face hub, or the sample that HIM generates.
 
-Exactly one of the three serves a run, as with question answering in `squad_sources`: a source that fails is an error,
+Exactly one of the three serves a run, as with question answering: a source that fails is an error,
 and what the user should know about a choice made here is a note of one line, which the caller prints.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from him.config import Config
 from him.core.errors import ConfigError
 from him.core.hub import hub_split, load_hub_dataset
 from him.data.records import ID, Fields, Pair, PairData, Records, pairs_from_records, read_pairs
@@ -45,76 +46,51 @@ class PairSplits:
     source_ids: tuple[int, ...] = ()
 
 
-def load_pairs(
-    *,
-    train_files: Sequence[str] = (),
-    validation_file: str | None = None,
-    dataset: str | None = None,
-    dataset_config: str | None = None,
-    document_field: str | None = None,
-    summary_field: str | None = None,
-    seed: int = 0,
-    sample_size: int | None = None,
-    validation_size: int | None = None,
-    validation_share: float = 0.05,
-) -> PairSplits:
-    """Documents with summaries from the one source that the flags name; without any flag CNN/DailyMail of the hub.
+def load_pairs(config: Config, validation_share: float = 0.05) -> PairSplits:
+    """Documents with summaries from the one source that the settings name; without any CNN/DailyMail of the hub.
+
+    `--train_file` names JSON Lines, CSV or Parquet files that are joined in this order; an id that an earlier file has
+    too gets the number of its file in front, as in "2/17". The sample does not depend on `--seed`, so that seeds can be
+    compared. The fields are `article` and `highlights` for CNN/DailyMail, else `document` and `summary`, where
+    `--document_field` and `--summary_field` name no others.
 
     Args:
-        train_files: JSON Lines, CSV or Parquet files that are joined in this order; an id that an earlier file has too
-            gets the number of its file in front, as in "2/17".
-        validation_file: a file like these; without it `validation_share` of the documents is held out of `train_files`.
-        dataset: `sample`, the name of a hub set, or a local folder that `datasets` can read.
-        dataset_config: which configuration of the hub's set; None is "3.0.0" for CNN/DailyMail, else the only one.
-        document_field: the field or column with the document; None: `article` for CNN/DailyMail, else `document`.
-        summary_field: the field or column with the summary; None: `highlights` for CNN/DailyMail, else `summary`.
-        seed: chooses the documents held out. The sample does not depend on it, so that seeds can be compared.
-        sample_size: train on the first so many pairs only.
-        validation_size: validate on the first so many pairs only.
-        validation_share: share of the documents, more than 0, less than 1.
+        config: `train_file`, `validation_file`, `dataset`, `dataset_config`, `document_field`, `summary_field`,
+            `seed`, `sample_size` and `validation_size` are read.
+        validation_share: share of the documents that is held out of the training files where no validation file is
+            named; more than 0, less than 1.
 
     Raises:
-        ConfigError: the flags contradict each other or are out of range.
+        ConfigError: the settings contradict each other.
         DataError: the data cannot be had or is not sound.
     """
-    assert not isinstance(train_files, str) and 0 < validation_share < 1
-    check_source_flags(train_files, validation_file, dataset, dataset_config, sample_size, example=DEFAULT_PAIRS)
-    _check_pair_flags(dataset, document_field, summary_field, validation_size)
+    assert 0 < validation_share < 1
+    _check_flags(config)
+    given = (config.document_field, config.summary_field)
     notes: list[str] = []
     file_of: dict[str, int] = {}
-    if train_files:
-        train = _join([read_pairs(path, document_field, summary_field) for path in train_files], file_of)
-        if validation_file is None:
-            train, validation = hold_out(train, validation_share, seed, notes)
+    if config.train_file:
+        train = _join([read_pairs(path, *given) for path in config.train_file], file_of)
+        if config.validation_file is None:
+            train, validation = hold_out(train, validation_share, config.seed, notes)
         else:
-            validation = read_pairs(validation_file, document_field, summary_field)
-    elif dataset == SAMPLE:
-        train, validation = _from_sample(sample_size, validation_size)
+            validation = read_pairs(config.validation_file, *given)
+    elif config.dataset == SAMPLE:
+        train, validation = _from_sample(config.sample_size, config.validation_size)
     else:
-        name = dataset or DEFAULT_PAIRS
-        if name == DEFAULT_PAIRS:
-            dataset_config = dataset_config or DEFAULT_CONFIG
-            fields = Fields.of_flags(document_field, summary_field, usual=DEFAULT_FIELDS)
-        else:
-            fields = Fields.of_flags(document_field, summary_field)
-        splits = load_hub_dataset(name, LOCAL_WAYS, notes, dataset_config)
-        train = _hub_pairs(splits, name, "train", fields, sample_size, notes)
-        validation = _hub_pairs(splits, name, "validation", fields, validation_size, notes)
-    train = _first(train, "--sample_size", sample_size, "training pairs", notes)
-    validation = _first(validation, "--validation_size", validation_size, "validation pairs", notes)
+        train, validation = _from_hub(config, notes)
+    train = _first(train, "--sample_size", config.sample_size, "training pairs", notes)
+    validation = _first(validation, "--validation_size", config.validation_size, "validation pairs", notes)
     documents, held = ({pair.document for pair in data.pairs} for data in (train, validation))
     note_leakage(documents, held, "{shared} of the {total} validation documents are in the training data too", notes)
-    source_ids = tuple(file_of[pair.id] for pair in train.pairs) if train_files else ()
+    source_ids = tuple(file_of[pair.id] for pair in train.pairs) if config.train_file else ()
     return PairSplits(train, validation, tuple(notes), source_ids)
 
 
-def _check_pair_flags(
-    dataset: str | None, document_field: str | None, summary_field: str | None, validation_size: int | None
-) -> None:
-    if validation_size is not None and validation_size < 1:
-        raise ConfigError(f"--validation_size {validation_size} leaves nothing to validate on; use 1 or more")
-    for flag, name in (("--document_field", document_field), ("--summary_field", summary_field)):
-        if dataset == SAMPLE and name is not None:
+def _check_flags(config: Config) -> None:
+    check_source_flags(config, example=DEFAULT_PAIRS)
+    for flag, name in (("--document_field", config.document_field), ("--summary_field", config.summary_field)):
+        if config.dataset == SAMPLE and name is not None:
             raise ConfigError(f"{flag} names a field of your own data, not of --dataset {SAMPLE}; leave it out")
 
 
@@ -175,6 +151,20 @@ def _numbered(rows: Iterable[Mapping[str, object]]) -> Records:
 
 
 # --- the hub --------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(config: Config, notes: list[str]) -> tuple[PairData, PairData]:
+    name, dataset_config = config.dataset or DEFAULT_PAIRS, config.dataset_config
+    usual = {}
+    if name == DEFAULT_PAIRS:
+        dataset_config = dataset_config or DEFAULT_CONFIG
+        usual = {"usual": DEFAULT_FIELDS}
+    fields = Fields.of_flags(config.document_field, config.summary_field, **usual)
+    splits = load_hub_dataset(name, LOCAL_WAYS, notes, dataset_config)
+    return (
+        _hub_pairs(splits, name, "train", fields, config.sample_size, notes),
+        _hub_pairs(splits, name, "validation", fields, config.validation_size, notes),
+    )
 
 
 def _hub_pairs(

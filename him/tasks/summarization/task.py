@@ -20,13 +20,10 @@ from him.core.errors import CheckpointError, ConfigError
 from him.data.batching import SamplingWeights, evaluation_batches
 from him.data.cache import cache_folder, content_digest
 from him.data.records import Pair, PairData, read_pairs
-from him.metrics.bertscore import BertScorer, find_scorer_model
-from him.metrics.diversity import distinct_n
 from him.metrics.rouge import rouge_scores
-from him.metrics.running import RunningMean, perplexity
 from him.model.generation import generate
 from him.model.initialization import initialize
-from him.tasks.base import Evaluation, LossSums
+from him.tasks.base import AttentionTask, Evaluation, PretrainableTask
 from him.tasks.building import (
     bertscore_notes,
     build_embedding,
@@ -35,7 +32,10 @@ from him.tasks.building import (
     given_tokenizer,
     sampling_of,
 )
+from him.tasks.evaluation import BertScores, diversity, mean_loss
+from him.tasks.exporting import Graph, StockExport
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
+from him.tasks.summarization.export import example_batches, next_token_graph
 from him.tasks.summarization.features import (
     PairBatches,
     PairFeatures,
@@ -53,7 +53,7 @@ SHOWN_SAMPLES = 8
 SPEED_SUMMARY = 16
 
 
-class SummarizationTask(GenerationTask):
+class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
     """Writes a summary of a document."""
 
     name: ClassVar[str] = "summarization"
@@ -69,7 +69,7 @@ class SummarizationTask(GenerationTask):
         self.validation: PairData | None = None
         self.validation_features: PairFeatures | None = None
         self._notes: tuple[str, ...] = ()
-        self._scorer: BertScorer | None = None
+        self._bertscores = BertScores(config.bertscore_model)
 
     @property
     def best_metric(self) -> str:
@@ -83,17 +83,9 @@ class SummarizationTask(GenerationTask):
         """Reads the data, trains or loads the tokenizer, and builds features or takes them from the cache."""
         _check_room(config)
         check_sampling(config)
-        splits = load_pairs(
-            train_files=config.train_file,
-            validation_file=config.validation_file,
-            dataset=config.dataset,
-            dataset_config=config.dataset_config,
-            document_field=config.document_field,
-            summary_field=config.summary_field,
-            seed=config.seed,
-            sample_size=2 * config.batch_size if config.dry_run else config.sample_size,
-            validation_size=2 * config.batch_size if config.dry_run else config.validation_size,
-        )
+        few = 2 * config.batch_size
+        few_only = config.with_values(sample_size=few, validation_size=few)
+        splits = load_pairs(few_only if config.dry_run else config)
         prepared = prepare_pairs(
             splits.train,
             splits.validation,
@@ -112,7 +104,7 @@ class SummarizationTask(GenerationTask):
 
     def pretraining(self) -> SummarizationPretraining:
         """See `SummarizationPretraining`."""
-        return SummarizationPretraining(self)
+        return SummarizationPretraining(self, self.train_batches, self.batches_of(self.validation_features))
 
     def batches_of(self, features: PairFeatures) -> PairBatches:
         """Rows of pairs, cut as the settings say."""
@@ -219,38 +211,21 @@ class SummarizationTask(GenerationTask):
     ) -> Evaluation:
         model.eval()
         batches = self.batches_of(features)
-        loss, accuracy = self._measure(model, compute, batches)
-        metrics = {
-            "Loss": loss.mean,
-            "Perplexity": perplexity(loss.total, loss.count),
-            "Accuracy": 100.0 * accuracy.mean,
-        }
+        metrics = mean_loss(model, batches, 2 * GENERATION_BATCH, compute, self.loss).metrics()
         numbers = evenly_spread(len(data.pairs), num_written)
         if not numbers:
             return Evaluation(metrics)
         texts = [written.text for written in self._write(model, compute, batches, numbers)]
         references = [data.pairs[number].summaries for number in numbers]
         metrics |= rouge_scores(texts, references)
-        metrics |= {f"Diversity/distinct-{n}": distinct_n(texts, n) for n in (1, 2)}
-        metrics |= self._bertscore(texts, references, num_scored, compute)
+        metrics |= diversity(texts)
+        scored = evenly_spread(len(texts), num_scored)
+        metrics |= self._bertscores.metrics(
+            [texts[index] for index in scored], [references[index] for index in scored], compute
+        )
         written = {data.pairs[number].id: text for number, text in zip(numbers, texts, strict=True)}
         samples = [(data.pairs[number], written[data.pairs[number].id]) for number in numbers[:SHOWN_SAMPLES]]
         return Evaluation(metrics, {"predictions.json": written}, _samples_table(samples))
-
-    @torch.inference_mode()
-    def _measure(self, model: nn.Module, compute: Compute, batches: PairBatches) -> tuple[RunningMean, RunningMean]:
-        loss, accuracy = RunningMean(), RunningMean()
-
-        def measure(numbers: np.ndarray) -> LossSums:
-            batch = compute.to_device(batches.batch(numbers))
-            with compute.autocast():
-                return self.loss(model, batch)
-
-        cut = evaluation_batches(batches.lengths, 2 * GENERATION_BATCH)
-        for _, sums in (part for whole in cut for part in in_parts(whole, measure)):
-            loss.add(sums.loss, sums.num_targets)
-            accuracy.add(sums.num_correct, sums.num_targets)
-        return loss, accuracy
 
     def _write(
         self, model: nn.Module, compute: Compute, batches: PairBatches, numbers: Sequence[int]
@@ -261,27 +236,16 @@ class SummarizationTask(GenerationTask):
         written: dict[int, Generation] = {}
         lengths = batches.document_lengths[np.asarray(numbers, np.int64)]
 
-        def write(places: np.ndarray) -> list[list[int]]:
+        def write(indices: np.ndarray) -> list[list[int]]:
             with compute.autocast():
-                return generate(model, [batches.prompt(numbers[place]) for place in places], decoder)
+                return generate(model, [batches.prompt(numbers[index]) for index in indices], decoder)
 
         cut = evaluation_batches(lengths, GENERATION_BATCH)
-        for places, texts in (part for whole in cut for part in in_parts(whole, write)):
-            for number, ids in zip([numbers[place] for place in places], texts, strict=True):
+        for indices, texts in (part for whole in cut for part in in_parts(whole, write)):
+            for number, ids in zip([numbers[index] for index in indices], texts, strict=True):
                 text = decode(self.tokenizer, ids).strip()
                 written[number] = Generation(text, len(ids), max(0, int(uncut[number]) - batches.document_room))
         return [written[number] for number in numbers]
-
-    def _bertscore(
-        self, texts: Sequence[str], references: Sequence[Sequence[str]], num_scored: int | None, compute: Compute
-    ) -> dict[str, float]:
-        places = evenly_spread(len(texts), num_scored)
-        name = find_scorer_model(self.config.bertscore_model) if places else None
-        if name is None:
-            return {}
-        self._scorer = self._scorer or BertScorer(name, device=str(compute.device))
-        chosen = [texts[place] for place in places]
-        return {"BERTScore_F1": self._scorer.f1(chosen, [list(references[place]) for place in places])}
 
     # -- use -----------------------------------------------------------------------------------------------------------
 
@@ -308,7 +272,11 @@ class SummarizationTask(GenerationTask):
 
     def example_inputs(self) -> dict[str, str]:
         """A document of the built-in validation data."""
-        return {"text": load_pairs(dataset="sample", sample_size=1).validation.pairs[0].document}
+        return {
+            "text": load_pairs(Config(task_type="summarization", dataset="sample", sample_size=1))
+            .validation.pairs[0]
+            .document
+        }
 
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention over validation documents, spread over the shorter half, and over the summaries written of them."""
@@ -316,7 +284,7 @@ class SummarizationTask(GenerationTask):
         batches = self.batches_of(self.validation_features)
         by_length = np.argsort(batches.document_lengths, kind="stable")
         shorter = by_length[: max(num_examples, len(by_length) // 2)]
-        numbers = [int(shorter[place]) for place in evenly_spread(len(shorter), num_examples)]
+        numbers = [int(shorter[index]) for index in evenly_spread(len(shorter), num_examples)]
         return [self._attention(str(name), model, compute, batches, n) for name, n in enumerate(numbers, start=1)]
 
     @torch.inference_mode()
@@ -341,6 +309,19 @@ class SummarizationTask(GenerationTask):
             weights=[layer[0].float().cpu().numpy() for layer in weights],
             special=[id in (batches.cls_id, batches.sep_id, batches.pad_id) for id in ids],
             sections=tuple(section for section in sections if section[1] <= section[2]),
+        )
+
+    # -- export --------------------------------------------------------------------------------------------------------
+
+    def export_graph(self, model: nn.Module) -> Graph:
+        """See `next_token_graph`."""
+        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+
+    def stock_export(self) -> StockExport:
+        """There is none."""
+        raise ConfigError(
+            f"--format transformers: no stock class for --task_type {self.name}, which reads under a mask of its own; "
+            "use --format onnx"
         )
 
 

@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from him.config import Config
 from him.core.errors import ConfigError, DataError
 from him.data.documents import text_documents
 from him.tasks.lm import corpus
-from him.tasks.lm.corpus import CorpusSplits, cut_pieces, load_corpus, prepare_corpus
+from him.tasks.lm.corpus import cut_pieces, prepare_corpus
+from him.tasks.lm.sources import CorpusSplits, load_corpus
 from him.text.tokenizer import SPECIAL_TOKENS, decode
 from him.text.training import train_tokenizer
 
@@ -340,10 +342,12 @@ MEASURE = r"""
 import json, re, sys, time
 from pathlib import Path
 from him.core.compute import keep_freed_memory
-from him.tasks.lm.corpus import load_corpus, prepare_corpus
+from him.config import Config
+from him.tasks.lm.corpus import prepare_corpus
+from him.tasks.lm.sources import load_corpus
 keep_freed_memory()
 started_at = time.perf_counter()
-made = prepare_corpus(load_corpus(corpus_dir=sys.argv[1]), None, "bpe", 8192, Path(sys.argv[2]))
+made = prepare_corpus(load_corpus(Config(task_type="lm", corpus_dir=sys.argv[1])), None, "bpe", 8192, Path(sys.argv[2]))
 seconds = time.perf_counter() - started_at
 peak_kb = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
 print(json.dumps([int(peak_kb) / 1024, seconds, len(made.train.ids)]))
@@ -387,7 +391,7 @@ def test_memory_and_second_start(tmp_path):
 def test_a_real_text_comes_back(tmp_path, kind):
     path = SHARED / "tinyshakespeare" / "input.txt"
     started_at = time.perf_counter()
-    splits = load_corpus(train_files=[str(path)])
+    splits = load_corpus(Config(task_type="lm", train_file=[str(path)]))
     made = prepare_corpus(splits, None, kind, 8192, tmp_path)
     assert time.perf_counter() - started_at < 30
     texts = [documents_in(made.tokenizer, text.ids) for text in (made.train, made.validation)]

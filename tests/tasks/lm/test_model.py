@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from him.data.batching import evaluation_batches
 from him.tasks.lm.model import LanguageModel
-from him.tasks.lm.windows import RandomWindows, scoring_windows
+from him.tasks.lm.windows import RandomWindows, ScoringWindows
 
 L = 10
 
@@ -144,7 +145,8 @@ def test_windows_give_the_loss_of_each_token_in_its_context(make_writer, length,
             log_probabilities = model.recompute([ids[start:target].tolist()], [[]])
             expected -= log_probabilities[0, int(ids[target])].item()
         for batch_size in (1, 3, 64):
-            batches = list(scoring_windows(ids, length, stride, batch_size))
+            windows = ScoringWindows(ids, length, stride)
+            batches = [windows.batch(numbers) for numbers in evaluation_batches(windows.lengths, batch_size)]
             assert sum(int(batch["is_target"].sum()) for batch in batches) == num_targets
             found = sum(model.loss(batch)[0].item() for batch in batches)
             assert found == pytest.approx(expected, rel=1e-5)

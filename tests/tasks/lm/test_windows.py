@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from him.tasks.lm.windows import RandomWindows, scoring_windows
+from him.data.batching import evaluation_batches
+from him.tasks.lm.windows import RandomWindows, ScoringWindows
 
 
 def stream(total):
@@ -95,7 +96,8 @@ def test_a_stream_without_a_crop():
 def test_each_token_but_the_first_is_a_target_once(length, total, batch_size, data):
     """With at least `length - stride` tokens before the one that predicts it, or all there are."""
     stride = data.draw(st.integers(1, length))
-    batches = list(scoring_windows(stream(total), length, stride, batch_size))
+    made = ScoringWindows(stream(total), length, stride)
+    batches = [made.batch(numbers) for numbers in evaluation_batches(made.lengths, batch_size)]
     targets = []
     for batch in batches:
         rows = len(batch["input_ids"])
@@ -115,7 +117,7 @@ def test_each_token_but_the_first_is_a_target_once(length, total, batch_size, da
 
 def test_windows_by_hand():
     """Seven targets, windows of four, of which each later one scores two, and the last one only one."""
-    (batch,) = scoring_windows(stream(8), 4, 2, 9)
+    batch = ScoringWindows(stream(8), 4, 2).batch(np.arange(3))
     assert batch["input_ids"].tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [3, 4, 5, 6]]
     assert batch["labels"].tolist() == [[1, 2, 3, 4], [3, 4, 5, 6], [4, 5, 6, 7]]
     assert batch["is_target"].int().tolist() == [[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from him.tasks.squad.batches import SquadBatches, first_pieces, last_pieces
-from him.tasks.squad.features import build_features
+from him.tasks.squad.features import FeatureOptions, build_features
 from him.tasks.squad.lexical import QUESTION_CLASSES, SCALARS, SHAPES
 
 SPECIAL_IDS = (0, 2, 3)
@@ -16,7 +16,7 @@ CONTEXT = "The cats sat."
 @pytest.fixture(scope="module")
 def batches(tokenizer, squad_data):
     def make(*paragraphs, max_seq_len=16, doc_stride=2, lexical=True):
-        features, _ = build_features(squad_data(*paragraphs), tokenizer, max_seq_len, doc_stride, None)
+        features, _ = build_features(squad_data(*paragraphs), tokenizer, FeatureOptions(max_seq_len, doc_stride), None)
         return SquadBatches(features, SPECIAL_IDS, max_seq_len, lexical)
 
     return make
@@ -82,7 +82,7 @@ def test_lexical_fields_by_hand(batches):
     assert not scalars[[0, 4, 10, 11, 15]].any()
     position = SCALARS.index("position")
     assert scalars[5:10, position].tolist() == [0, 0.25, 0.25, 0.5, 0.75]  # by word, of four
-    assert scalars[:, SCALARS.index("rarity if matched")].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert scalars[:, SCALARS.index("IDF if matched")].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_without_lexical_inputs(batches):

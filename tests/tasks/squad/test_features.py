@@ -15,6 +15,7 @@ from him.tasks.squad.attention import attention_example
 from him.tasks.squad.batches import SquadBatches
 from him.tasks.squad.features import (
     MAX_QUESTION_TOKENS,
+    FeatureOptions,
     SquadFeatures,
     build_features,
     class_shape,
@@ -30,7 +31,7 @@ SPECIAL_IDS = (0, 2, 3)  # [PAD], [CLS], [SEP] of the shared tokenizer
 
 
 def built(data, tokenizer, max_seq_len=384, doc_stride=128):
-    return build_features(data, tokenizer, max_seq_len, doc_stride, None)[0]
+    return build_features(data, tokenizer, FeatureOptions(max_seq_len, doc_stride), None)[0]
 
 
 def spans(features, question=0):
@@ -238,9 +239,9 @@ def test_lexical_columns(tokenizer, squad_data):
 def test_rarity_of_training_is_used_for_other_data(tokenizer, squad_data):
     training = squad_data(("The cat.", [("Who?", [])]), ("The dog.", [("Who?", [])]))
     other = squad_data(("The mat.", [("Who?", [])]))
-    _, frequencies = build_features(training, tokenizer, 64, 16, None)
+    _, frequencies = build_features(training, tokenizer, FeatureOptions(64, 16), None)
     assert (frequencies.num_documents, frequencies.frequencies) == (2, {"the": 2, ".": 2})
-    features, same = build_features(other, tokenizer, 64, 16, frequencies)
+    features, same = build_features(other, tokenizer, FeatureOptions(64, 16), frequencies)
     assert same is frequencies
     assert features.scalars[0][2:, 0].tolist() == [0, 1, 0]  # The mat .
 

@@ -119,49 +119,49 @@ def test_every_class_is_reached(kind):
     assert QUESTION_CLASSES[question_class(examples.get(kind, kind).split())[0]] == kind
 
 
-# --- rarity -----------------------------------------------------------------------------------------------------------
+# --- IDF --------------------------------------------------------------------------------------------------------------
 
 
-def test_rarity_by_hand():
+def test_idf_by_hand():
     """log((N + 1) / (n + 1)) / log(N + 1) with N = 3: n = 3, 2, 0 give 0, 0.2075, 1."""
-    rarity = DocumentFrequencies.count([["The", "cat", "the"], ["the", "CAT", "sat"], ["THE", "dog"]])
-    assert rarity.num_documents == 3
-    found = rarity.of(["the", "cat", "unseen", "sat"])
+    frequencies = DocumentFrequencies.count([["The", "cat", "the"], ["the", "CAT", "sat"], ["THE", "dog"]])
+    assert frequencies.num_documents == 3
+    found = frequencies.of(["the", "cat", "unseen", "sat"])
     assert found.dtype == np.float32
     # `sat` and `dog` of one document only are as rare as a word of none: new words in validation look like them.
     np.testing.assert_allclose(found, [0.0, math.log(4 / 3) / math.log(4), 1.0, 1.0], atol=1e-7)
-    assert rarity.frequencies == {"the": 3, "cat": 2}
+    assert frequencies.frequencies == {"the": 3, "cat": 2}
 
 
-def test_rarity_of_a_single_document():
+def test_idf_of_a_single_document():
     assert DocumentFrequencies.count([["the", "the", "cat"]]).of(["the", "cat", "dog"]).tolist() == [1.0, 1.0, 1.0]
 
 
-def test_rarity_counts_documents_once_from_an_iterator():
-    rarity = DocumentFrequencies.count(iter([iter(["a", "a"]), iter(["a"])]))
-    assert (rarity.num_documents, rarity.frequencies) == (2, {"a": 2})
+def test_idf_counts_documents_once_from_an_iterator():
+    frequencies = DocumentFrequencies.count(iter([iter(["a", "a"]), iter(["a"])]))
+    assert (frequencies.num_documents, frequencies.frequencies) == (2, {"a": 2})
 
 
-def test_rarity_without_some_of_the_documents():
+def test_idf_without_some_of_the_documents():
     documents = [["the", "cat"], ["the", "cat", "sat"], ["the", "dog"], ["the"]]
     left_out = DocumentFrequencies.count(documents[:1], least=1)
     (found,) = DocumentFrequencies.count(documents).without([left_out], ["the", "cat", "sat", "dog"])
     np.testing.assert_allclose(found, [0, math.log(4 / 2) / math.log(4), 1, 1], atol=1e-6)
 
 
-def test_rarity_without_all_documents():
-    rarity = DocumentFrequencies.count([["the", "cat"]], least=1)
-    (found,) = rarity.without([rarity], ["the", "dog"])
+def test_idf_without_all_documents():
+    frequencies = DocumentFrequencies.count([["the", "cat"]], least=1)
+    (found,) = frequencies.without([frequencies], ["the", "dog"])
     assert found.tolist() == [1, 1]
 
 
-def test_rarity_is_the_same_after_json():
+def test_idf_is_the_same_after_json():
     """Training reads the counted one, prediction the saved one."""
-    rarity = DocumentFrequencies.count([["the", "cat", "é"], ["the", "dog"], ["the", "cat", "é", "sat"]])
-    again = DocumentFrequencies.from_json(json.loads(json.dumps(rarity.to_json())))
+    frequencies = DocumentFrequencies.count([["the", "cat", "é"], ["the", "dog"], ["the", "cat", "é", "sat"]])
+    again = DocumentFrequencies.from_json(json.loads(json.dumps(frequencies.to_json())))
     words = ["the", "cat", "é", "dog", "sat", "unseen"]
-    np.testing.assert_array_equal(again.of(words), rarity.of(words))
-    assert again.to_json() == rarity.to_json() == {"num_documents": 3, "frequencies": {"cat": 2, "the": 3, "é": 2}}
+    np.testing.assert_array_equal(again.of(words), frequencies.of(words))
+    assert again.to_json() == frequencies.to_json() == {"num_documents": 3, "frequencies": {"cat": 2, "the": 3, "é": 2}}
 
 
 # --- a question and its context ---------------------------------------------------------------------------------------
@@ -178,12 +178,12 @@ def numbered(*texts):
     return list(numbers), rows
 
 
-def compare(words, question, context, rarity=None):
+def compare(words, question, context, frequencies=None):
     """Features of words that stand with a space between them."""
-    rarity = RARITY.of(words.lowered) if rarity is None else rarity
+    frequencies = RARITY.of(words.lowered) if frequencies is None else frequencies
     starts = np.cumsum([0] + [len(words.surfaces[word]) + 1 for word in context])[: len(context)]
     ends = starts + np.array([len(words.surfaces[word]) for word in context], np.int64)
-    return pair_features(words, rarity, question, context, sentence_starts(words, context, starts, ends))
+    return pair_features(words, frequencies, question, context, sentence_starts(words, context, starts, ends))
 
 
 @pytest.fixture(scope="module")
@@ -242,17 +242,17 @@ def test_scalars_of_the_question(pair):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("rarity", [1, 1, 1, 1, 0, 0.5, 1, 1, 1, 0.5, 1]),
-        ("rarity if matched", [0, 0, 0, 0, 0, 0.5, 1, 0, 0, 0.5, 0]),
+        ("IDF", [1, 1, 1, 1, 0, 0.5, 1, 1, 1, 0.5, 1]),
+        ("IDF if matched", [0, 0, 0, 0, 0, 0.5, 1, 0, 0, 0.5, 0]),
         # the second sentence has red and cats (by stem): 1.5 of 2.5
         ("sentence overlap", [0] * 4 + [0.6] * 7),
         ("best sentence", [0] * 4 + [1] * 7),
-        # rarity of the matches at 5, 6 and 9 (0.5, 1, 0.5) that are within reach, of 2.5
+        # frequencies of the matches at 5, 6 and 9 (0.5, 1, 0.5) that are within reach, of 2.5
         ("overlap within 4", [0, 0.2, 0.6, 0.6, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 0.6]),
         ("overlap within 12", [0.8] * 11),
         ("distance to a match", [n / 32 for n in (5, 4, 3, 2, 1, 0, 0, 1, 1, 0, 1)]),
         ("bigram", [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]),  # the red
-        # 0.8 to the distance, times rarity, of 2.5
+        # 0.8 to the distance, times frequencies, of 2.5
         ("matches to the left", [0, 0, 0, 0, 0, 0, 0.16, 0.448, 0.3584, 0.28672, 0.389376]),
         (
             "matches to the right",
@@ -310,11 +310,11 @@ def test_neighbourhood_scores_against_plain_loops():
         [vocabulary[n] for n in random.integers(0, 9, 7)], [vocabulary[n] for n in random.integers(0, 9, 80)]
     )
     words = Words(surfaces)
-    rarity = DocumentFrequencies(9, {"the": 9, "red": 2, ".": 8, "cat": 5}).of(words.lowered)
-    found = compare(words, asked, read, rarity).scalars[len(asked) :].astype(np.float64)
-    total = sum(float(rarity[word]) for word in asked if words.is_content[word])
+    frequencies = DocumentFrequencies(9, {"the": 9, "red": 2, ".": 8, "cat": 5}).of(words.lowered)
+    found = compare(words, asked, read, frequencies).scalars[len(asked) :].astype(np.float64)
+    total = sum(float(frequencies[word]) for word in asked if words.is_content[word])
     weights = [
-        float(rarity[word]) if words.is_content[word] and words.stems[word] in words.stems[asked] else 0.0
+        float(frequencies[word]) if words.is_content[word] and words.stems[word] in words.stems[asked] else 0.0
         for word in read
     ]
     assert sum(weights) > 0 and total > 0

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from him.tasks.squad.batches import SquadBatches
-from him.tasks.squad.features import build_features
+from him.tasks.squad.features import FeatureOptions, build_features
 from him.tasks.squad.model import FORBIDDEN_LOGIT
 
 VARIANTS = [
@@ -38,7 +38,7 @@ def batches(tokenizer, squad_data):
         (context, [("who sat on the mat ?", [(context.split()[0], 0)])])
         for context in map(text, (1, 5, 12, 25, 40, 60, 70))
     ]
-    features, _ = build_features(squad_data(*paragraphs), tokenizer, 128, 16, None)
+    features, _ = build_features(squad_data(*paragraphs), tokenizer, FeatureOptions(128, 16), None)
     made = SquadBatches(features, (0, 2, 3), 128, lexical=True)
     assert len(made.lengths) == 7
     return made

@@ -7,7 +7,7 @@ from him.core.ragged import Ragged
 from him.data.sample import squad_sample
 from him.tasks.squad import prepared as squad_prepared
 from him.tasks.squad.augmentation import augment
-from him.tasks.squad.features import build_features, count_articles, joined
+from him.tasks.squad.features import FeatureOptions, build_features, count_articles, joined
 from him.tasks.squad.prepared import prepare_features
 from him.tasks.squad.reader import squad_from_document
 from him.text.training import train_tokenizer
@@ -40,21 +40,21 @@ def assert_same(one, other):
 
 def test_of_the_training_data_itself_they_are_the_same(data, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(squad_prepared, "PARAGRAPHS_AT_ONCE", 7)
-    whole, frequencies = build_features(data, tokenizer, 64, 8, None)
+    whole, frequencies = build_features(data, tokenizer, FeatureOptions(64, 8), None)
     articles = count_articles(data, whole)
     assert len(articles) > 1
-    settings = (tokenizer, 64, 8, frequencies, articles, tmp_path)
+    settings = (tokenizer, FeatureOptions(64, 8), frequencies, articles, tmp_path)
     assert_same(prepare_features(data, *settings), whole)
     assert_same(prepare_features(data, *settings), whole)  # from the cache
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_other_texts_and_other_counts_are_other_features(data, tokenizer, tmp_path):
-    whole, frequencies = build_features(data, tokenizer, 64, 8, None)
+    whole, frequencies = build_features(data, tokenizer, FeatureOptions(64, 8), None)
     articles = count_articles(data, whole)
     made = augment(data, 1, 0)
-    own = prepare_features(made, tokenizer, 64, 8, frequencies, articles, tmp_path)
-    other = prepare_features(made, tokenizer, 64, 8, frequencies, {}, tmp_path)
+    own = prepare_features(made, tokenizer, FeatureOptions(64, 8), frequencies, articles, tmp_path)
+    other = prepare_features(made, tokenizer, FeatureOptions(64, 8), frequencies, {}, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     assert len(own.questions) == 2 * data.num_questions
     rare = [float(features.scalars.values[:, 0].astype(np.float64).sum()) for features in (own, other)]
@@ -62,8 +62,8 @@ def test_other_texts_and_other_counts_are_other_features(data, tokenizer, tmp_pa
 
 
 def test_a_damaged_cache_is_made_again(data, tokenizer, tmp_path):
-    whole, frequencies = build_features(data, tokenizer, 64, 8, None)
-    settings = (tokenizer, 64, 8, frequencies, count_articles(data, whole), tmp_path)
+    whole, frequencies = build_features(data, tokenizer, FeatureOptions(64, 8), None)
+    settings = (tokenizer, FeatureOptions(64, 8), frequencies, count_articles(data, whole), tmp_path)
     prepare_features(data, *settings)
     (file,) = tmp_path.glob("*/scalars.arrow")
     file.write_bytes(file.read_bytes()[:-100])
@@ -71,9 +71,9 @@ def test_a_damaged_cache_is_made_again(data, tokenizer, tmp_path):
 
 
 def test_joined_parts_are_the_whole(data, tokenizer):
-    whole, frequencies = build_features(data, tokenizer, 64, 8, None)
+    whole, frequencies = build_features(data, tokenizer, FeatureOptions(64, 8), None)
     starts = range(0, len(data.paragraphs), 5)
     pieces = [type(data).from_paragraphs(data.paragraphs[at : at + 5], "") for at in starts]
-    parts = [build_features(piece, tokenizer, 64, 8, frequencies)[0] for piece in pieces]
-    assert_same(joined(parts), build_features(data, tokenizer, 64, 8, frequencies)[0])
+    parts = [build_features(piece, tokenizer, FeatureOptions(64, 8), frequencies)[0] for piece in pieces]
+    assert_same(joined(parts), build_features(data, tokenizer, FeatureOptions(64, 8), frequencies)[0])
     assert len(joined(parts).lengths) == len(whole.lengths)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from him.tasks.squad.answers import SPANS_PER_WINDOW, best_spans
 from him.tasks.squad.model import FORBIDDEN_LOGIT
-from him.tasks.squad.spans import SPANS_PER_WINDOW, best_spans
 
 # Rows of `word_ids`: whole words, words of several pieces, a window that starts inside a word, one word, none.
 ROWS = [

@@ -14,7 +14,7 @@ from him.config import Config
 from him.core.errors import CheckpointError
 from him.tasks.squad import answers as squad_answers
 from him.tasks.squad import prepared as squad_prepared
-from him.tasks.squad.answers import distilled_span_loss, span_loss
+from him.tasks.squad.loss import distilled_span_loss, span_loss
 from him.tasks.squad.metrics import squad_scores, squad_v2_scores
 from him.tasks.squad.model import FORBIDDEN_LOGIT, SpanOutput
 from him.tasks.squad.reader import read_squad

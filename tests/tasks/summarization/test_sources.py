@@ -8,12 +8,18 @@ from pathlib import Path
 import datasets
 import pytest
 
+from him.config import Config
 from him.core.errors import ConfigError, DataError
 from him.data.records import Pair, PairData
-from him.tasks.summarization.sources import PairSplits, hold_out, load_pairs
+from him.tasks.summarization import sources
+from him.tasks.summarization.sources import PairSplits, hold_out
 
 REPOSITORY = Path(__file__).parents[3]
 LEAK = "warning: {} of the {} validation documents are in the training data too; validation scores will be too good"
+
+
+def load_pairs(**settings) -> PairSplits:
+    return sources.load_pairs(Config(task_type="summarization", **settings))
 
 
 def made_up(num_pairs: int, name: str = "made up") -> PairData:
@@ -50,10 +56,8 @@ def file_of(tmp_path):
     ("flags", "message"),
     [
         ({"validation_file": "v.jsonl"}, "--validation_file is given without --train_file; add --train_file FILE"),
-        ({"dataset": "sample", "train_files": ["a.jsonl"]}, '--dataset "sample" and --train_file name two sources'),
+        ({"dataset": "sample", "train_file": ["a.jsonl"]}, '--dataset "sample" and --train_file name two sources'),
         ({"dataset": "xsum"}, '"xsum" is not sample, a folder, or owner/name .* in full, as abisee/cnn_dailymail$'),
-        ({"sample_size": 0}, "--sample_size 0 leaves nothing to train on; use 1 or more"),
-        ({"validation_size": 0}, "--validation_size 0 leaves nothing to validate on; use 1 or more"),
         (
             {"dataset": "sample", "document_field": "text"},
             "--document_field names a field of your own data, not of --dataset sample; leave it out",
@@ -63,8 +67,8 @@ def file_of(tmp_path):
             {"dataset": "sample", "dataset_config": "3.0.0"},
             '--dataset_config "3.0.0" chooses .* sample has none; leave',
         ),
-        ({"train_files": ["a.jsonl"], "dataset_config": "x"}, "and --train_file has none; leave it out"),
-        ({"train_files": ["a.jsonl"], "document_field": "x", "summary_field": "x"}, 'are both "x"; name two different'),
+        ({"train_file": ["a.jsonl"], "dataset_config": "x"}, "and --train_file has none; leave it out"),
+        ({"train_file": ["a.jsonl"], "document_field": "x", "summary_field": "x"}, 'are both "x"; name two different'),
         ({"document_field": "highlights"}, '--document_field and --summary_field are both "highlights"'),
         ({"dataset": "a/b", "summary_field": ""}, "--summary_field is blank; give the name of a field"),
     ],
@@ -79,7 +83,7 @@ def test_flags_that_contradict_or_are_out_of_range(flags, message):
 
 
 def test_train_and_validation_file(file_of):
-    splits = load_pairs(train_files=[file_of(3)], validation_file=file_of(2, "b"))
+    splits = load_pairs(train_file=[file_of(3)], validation_file=file_of(2, "b"))
     assert splits.train.pairs == made_up(3, "a").pairs and splits.validation.pairs == made_up(2, "b").pairs
     assert splits.notes == () and splits.validation.source.endswith("b.jsonl")
 
@@ -88,14 +92,14 @@ def test_fields_hold_for_all_files(tmp_path):
     train = write(tmp_path / "a.jsonl", [{"text": "d", "tldr": "s"}])
     (tmp_path / "b.csv").write_text("tldr,text\ns,e\n", encoding="utf-8")
     splits = load_pairs(
-        train_files=[train], validation_file=str(tmp_path / "b.csv"), document_field="text", summary_field="tldr"
+        train_file=[train], validation_file=str(tmp_path / "b.csv"), document_field="text", summary_field="tldr"
     )
     assert splits.train.pairs == (Pair("0", "d", ("s",)),) and splits.validation.pairs == (Pair("0", "e", ("s",)),)
 
 
 def test_several_train_files_are_joined_and_their_ids_kept_apart(file_of):
     files = [file_of(2, "a"), file_of(3, "b"), file_of(1, "c")]
-    splits = load_pairs(train_files=files, validation_file=file_of(1, "d"))
+    splits = load_pairs(train_file=files, validation_file=file_of(1, "d"))
     assert [pair.id for pair in splits.train.pairs] == ["0", "1", "2/0", "2/1", "2", "3/0"]
     parts = (made_up(2, "a"), made_up(3, "b"), made_up(1, "c"))
     assert documents(splits.train) == [document for part in parts for document in documents(part)]
@@ -103,27 +107,27 @@ def test_several_train_files_are_joined_and_their_ids_kept_apart(file_of):
 
 
 def test_documents_in_training_and_validation_are_noted(file_of):
-    splits = load_pairs(train_files=[file_of(5)], validation_file=file_of(5))
+    splits = load_pairs(train_file=[file_of(5)], validation_file=file_of(5))
     assert splits.notes == (LEAK.format(5, 5),)
-    splits = load_pairs(train_files=[file_of(5)], validation_file=file_of(5), sample_size=2, validation_size=4)
+    splits = load_pairs(train_file=[file_of(5)], validation_file=file_of(5), sample_size=2, validation_size=4)
     assert splits.notes == (LEAK.format(2, 4),)
 
 
 def test_fault_in_a_file_names_the_file(file_of, tmp_path):
     with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
-        load_pairs(train_files=[file_of(1), str(tmp_path / "none.jsonl")])
+        load_pairs(train_file=[file_of(1), str(tmp_path / "none.jsonl")])
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
-        load_pairs(train_files=[file_of(1)], validation_file=str(tmp_path / "none.csv"))
+        load_pairs(train_file=[file_of(1)], validation_file=str(tmp_path / "none.csv"))
 
 
 def test_sizes_take_the_first_pairs(file_of):
-    splits = load_pairs(train_files=[file_of(9)], validation_file=file_of(8, "b"), sample_size=4, validation_size=3)
+    splits = load_pairs(train_file=[file_of(9)], validation_file=file_of(8, "b"), sample_size=4, validation_size=3)
     assert splits.train.pairs == made_up(9, "a").pairs[:4] and splits.validation.pairs == made_up(8, "b").pairs[:3]
     assert splits.notes == ()
 
 
 def test_sizes_beyond_the_data_take_all_and_say_so(file_of):
-    splits = load_pairs(train_files=[file_of(3)], validation_file=file_of(2, "b"), sample_size=5_000, validation_size=3)
+    splits = load_pairs(train_file=[file_of(3)], validation_file=file_of(2, "b"), sample_size=5_000, validation_size=3)
     assert len(splits.train) == 3 and len(splits.validation) == 2
     assert splits.notes == (
         "--sample_size 5,000: there are only 3 training pairs",
@@ -135,7 +139,7 @@ def test_sizes_beyond_the_data_take_all_and_say_so(file_of):
 
 
 def test_a_twentieth_of_the_documents_is_held_out(file_of):
-    splits = load_pairs(train_files=[file_of(60)], seed=3)
+    splits = load_pairs(train_file=[file_of(60)], seed=3)
     assert len(splits.train) == 57 and len(splits.validation) == 3
     assert sorted(documents(splits.train) + documents(splits.validation)) == sorted(documents(made_up(60, "a")))
     assert splits.notes == ("no --validation_file: 3 of 60 documents, chosen by --seed 3, are held out for validation",)
@@ -162,7 +166,7 @@ def test_a_document_that_occurs_twice_falls_on_one_side():
 
 def test_a_single_document_cannot_be_held_out(file_of):
     with pytest.raises(DataError, match=r"a\.jsonl: there is only one document, .*; give --validation_file") as error:
-        load_pairs(train_files=[file_of(1)])
+        load_pairs(train_file=[file_of(1)])
     check_one_line(error)
 
 
@@ -304,8 +308,9 @@ def test_datasets_is_imported_only_for_the_hub(file_of):
     """It takes 0.6 s, which flag errors and local files should not pay."""
     program = f"""
 import sys
+from him.config import Config
 from him.tasks.summarization.sources import load_pairs
-load_pairs(train_files=[{file_of(3)!r}])
+load_pairs(Config(task_type=\"summarization\", train_file=[{file_of(3)!r}]))
 assert not {{"datasets", "torch", "huggingface_hub", "pyarrow"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY, timeout=60)

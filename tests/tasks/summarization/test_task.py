@@ -16,6 +16,7 @@ from him.core.errors import CheckpointError, ConfigError
 from him.data.records import read_pairs
 from him.metrics.bertscore import BertScorer, find_scorer_model
 from him.metrics.rouge import rouge_scores
+from him.tasks import evaluation
 from him.tasks.summarization import features as pair_features
 from him.tasks.summarization import task as summarization
 from him.tasks.summarization.task import SummarizationTask
@@ -187,7 +188,7 @@ def test_bertscore_reads_only_some(settings, tmp_path):
             return 0.5
 
     more = {"output_dir": str(tmp_path), "attention_examples": 0, "bertscore_samples": 3, "max_steps": 1}
-    with mock.patch.object(summarization, "BertScorer", Scorer):
+    with mock.patch.object(evaluation, "BertScorer", Scorer):
         result = him.train(Config(**{**settings, **more}))
         assert (read_texts, result["metrics"]["BERTScore_F1"]) == ([3, 10], 0.5)
         metrics = him.train(Config(**{**settings, **more, "bertscore_samples": 0, "run_name": "none"}))["metrics"]

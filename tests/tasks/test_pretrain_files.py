@@ -1,4 +1,4 @@
-"""Texts without labels: text files, folders of them, and files of the tasks, of which the labels are not read."""
+"""Texts of `--pretrain_files`: text files, folders of them, and files of the tasks, whose labels are not read."""
 
 import json
 import re
@@ -6,7 +6,9 @@ import re
 import pytest
 
 from him.core.errors import DataError
-from him.data.unlabelled import CONTEXT_WORDS, contexts_of, documents_of, is_text, texts_of
+from him.data.document_files import is_text, read_texts
+from him.tasks.squad.pretraining import CONTEXT_WORDS, contexts_of
+from him.tasks.summarization.pretraining import documents_of
 from tests.small_runs import write_jsonl
 
 
@@ -50,7 +52,9 @@ def test_a_folder_has_a_title_for_each_text(tmp_path):
     found = contexts_of(str(tmp_path))
     assert [context for _, context in found] == expected
     assert len({title for title, _ in found}) == 2
-    assert texts_of(str(tmp_path)) == documents_of(str(tmp_path), None, None) == [paragraph(0, 130), paragraph(1, 130)]
+    assert (
+        read_texts(str(tmp_path)) == documents_of(str(tmp_path), None, None) == [paragraph(0, 130), paragraph(1, 130)]
+    )
     assert is_text(str(tmp_path)) and is_text(str(tmp_path / "a.txt")) and not is_text(str(tmp_path / "below/c.md"))
 
 
