@@ -15,8 +15,8 @@ from him.core.compute import Compute
 from him.core.errors import ConfigError
 from him.data.cache import content_digest
 from him.runs.checkpoint import Checkpoints
-from him.tasks.base import LossSums
-from him.training.distillation import Distillation, DistillationTask, objective_with_teacher
+from him.tasks.base import DistillableTask, LossSums
+from him.training.distillation import Distillation, objective_with_teacher
 from him.training.masks import WeightMasks
 from him.training.objective import Objective
 from him.workflows.resume import resume
@@ -162,7 +162,7 @@ def linear(weights) -> nn.Linear:
 
 
 def test_a_task_without_distillation_learns_from_its_labels_alone():
-    assert not isinstance(LabelTask(), DistillationTask)
+    assert not isinstance(LabelTask(), DistillableTask)
     objective = objective_with_teacher(LabelTask(), linear([1.0, 2.0]), 0.5, WeightMasks({}))
     assert type(objective) is Objective
     assert objective(linear([3.0, 5.0]), {}).loss.item() == 8.0
