@@ -145,6 +145,23 @@ def test_a_trainer_names_no_task():
         assert not strings & set(TASKS), path
 
 
+@pytest.mark.parametrize("room", ["runs", "compression", "workflows", "export"])
+def test_what_is_built_on_tasks_names_none(room):
+    """Neither an import nor a comparison: each asks the task (see him/tasks/base.py)."""
+    shared = {"him.tasks", *(f"him.tasks.{name}" for name in ("base", "building", "exporting"))}
+    for path in (path for path in FILES if group_of(module_of(path)) == room):
+        source = path.read_text(encoding="utf-8")
+        assert {name for name in imports_of(source) if group_of(name) == "tasks"} <= shared, path
+        compared = {
+            each.value
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Compare)
+            for each in ast.walk(node)
+            if isinstance(each, ast.Constant)
+        }
+        assert not compared & {"squad", "summarization", "lm"}, path
+
+
 def test_no_circle_of_imports():
     """Of imports that run when a module is loaded; importing a package's module runs the package first."""
     graph = {}
