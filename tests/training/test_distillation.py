@@ -149,6 +149,7 @@ class LabelTask:
         return LossSums(model.weight.sum(), 1, torch.tensor(0))
 
 
+@DistillableTask.register
 class TaughtByHand(LabelTask):
     def distillation_loss(self, model, teacher, batch, share):
         return LossSums((1 - share) * model.weight.sum() + share * teacher.weight.sum(), 1, torch.tensor(0))
