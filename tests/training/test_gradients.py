@@ -100,7 +100,7 @@ class Toy:
         self.passes: list[list[int]] = []
         self.outputs: list[Tensor] = []
 
-    def places(self, examples: np.ndarray) -> np.ndarray:
+    def source_indices(self, examples: np.ndarray) -> np.ndarray:
         return examples + 100
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
