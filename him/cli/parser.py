@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -19,7 +20,11 @@ NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are `ConfigError`s."""
+    """An argument parser whose errors are `ConfigError`s, and that takes one name of a setting at a time."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        raise_together(_named_twice(sys.argv[1:] if args is None else args))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> typing.NoReturn:
         raise ConfigError(f"{message}; see --help")
@@ -123,7 +128,7 @@ def add_settings(parser: Any, names: Sequence[str], own_help: Mapping[str, str] 
     """
     for name in names:
         form = _form(OPTIONS[name], help=(own_help or {}).get(name))
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **form)
+        parser.add_argument(*flag_names(OPTIONS[name]), default=argparse.SUPPRESS, **form)
 
 
 def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None, bool]:
@@ -153,7 +158,7 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
         elif not flag_before:  # else it is the value of an unknown flag
             faults.append(f"{argument}: not a flag; see --help")
         flag_before = is_flag
-    raise_together(faults or _named_twice(joined))
+    raise_together(faults)
     flags = vars(found)
     config_file, resume = flags.pop("config", None), flags.pop("resume", None)
     allow_inexact = flags.pop("allow_inexact_resume", False)

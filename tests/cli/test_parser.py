@@ -270,16 +270,25 @@ def test_there_are_booleans():
         ("--no_repeat_words --seed 3", {"no_repeat_words": True, "seed": "3"}),
         ("--no-no_repeat_words", {"no_repeat_words": False}),
         ("--train_file a b --dry_run", {"train_file": ["a", "b"], "dry_run": True}),
+        (
+            "--distillation 0.25 --no-shared_dropout",
+            {"fine_tune_distillation_weight": "0.25", "variational_dropout": False},
+        ),
     ],
 )
 def test_flags_of_scripts_have_the_same_forms(line, expected):
-    """A boolean used to need a value there."""
+    """A boolean used to need a value there; old names are taken, as in `main.py`."""
+    names = ("no_repeat_words", "seed", "train_file", "dry_run", "fine_tune_distillation_weight", "variational_dropout")
     parser = Parser("script.py")
-    add_settings(parser, ("no_repeat_words", "seed", "train_file", "dry_run"), {"seed": "100 % of its own"})
+    add_settings(parser, names, {"seed": "100 % of its own"})
     assert vars(parser.parse_args(shlex.split(line))) == expected
     assert "100 % of its own" in parser.format_help() and "no word is written twice" in parser.format_help()
     with pytest.raises(ConfigError, match="^unrecognized arguments: true; see --help$"):
         parser.parse_args(["--dry_run", "true"])
+    with pytest.raises(
+        ConfigError, match="^--distillation and --fine_tune_distillation_weight are names of one setting"
+    ):
+        parser.parse_args(["--distillation=0.2", "--fine_tune_distillation_weight", "0.3"])
 
 
 @pytest.mark.parametrize(

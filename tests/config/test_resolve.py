@@ -1,5 +1,6 @@
 """Where a setting gets its value from: flags, YAML, an earlier model, the task; and the stages of a run."""
 
+import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from him.cli.parser import build_parser, parse_command_line
 from him.config import Config
+from him.config.bert import RECIPE, BertEncoder
 from him.config.earlier import read_earlier
 from him.config.options import OPTIONS, TASKS, readers_of, task_defaults
 from him.config.resolve import fine_tuning_config, resolve, with_changes
@@ -149,6 +151,40 @@ def test_a_damaged_configuration_of_an_earlier_run(tmp_path):
     (run / "best" / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match="not a configuration of HIM"):
         read_earlier(str(run))
+
+
+ENCODER = BertEncoder(
+    Path("encoder"), {"embed_dim": 32, "num_heads": 4, "max_seq_len": 96, "conv_kernel_size": 0, **RECIPE}, 100
+)
+
+
+def test_settings_of_a_pretrained_encoder():
+    """What was given, then the encoder's shape and recipe, then the task's own."""
+    config = resolve(Config(learning_rate=1e-4, doc_stride=32, max_seq_len=100), ENCODER)
+    assert (config.learning_rate, config.max_seq_len) == (1e-4, 100)
+    assert (config.embed_dim, config.conv_kernel_size, config.dropout) == (32, 0, RECIPE["dropout"])
+    assert config.batch_size == task_defaults("squad")["batch_size"]
+    assert config.given == {"learning_rate", "doc_stride", "max_seq_len"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"embed_dim": 64}, "--init_from encoder: --embed_dim 64 is 32 there; leave these flags out"),
+        ({"num_heads": 2, "conv_kernel_size": 7}, "--num_heads 2 is 4 there, --conv_kernel_size 7 is 0 there"),
+        ({"max_seq_len": 101}, "--max_seq_len 101: the encoder has 100 places; use at most that"),
+        ({"task_type": "lm"}, "--init_from encoder: the encoder reads in both directions, and --task_type lm does not"),
+    ],
+)
+def test_settings_of_another_encoder(given, message):
+    doc_stride = {} if "task_type" in given else {"doc_stride": 32}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve(Config(**given, **doc_stride), ENCODER)
+
+
+@pytest.mark.parametrize("given", [{"embed_dim": 32}, {"num_heads": "4"}, {"dropout": 0.3}])
+def test_what_is_as_in_the_encoder_may_be_given(given):
+    assert resolve(Config(**given, doc_stride=32), ENCODER).embed_dim == 32
 
 
 def test_changes_are_checked_with_what_is_there(tmp_path):
