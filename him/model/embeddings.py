@@ -1,4 +1,4 @@
-"""What enters the encoder: token, segment and position embeddings, and the lexical inputs of question answering.
+"""Input embeddings: tokens, segments, positions, and the lexical inputs of question answering.
 
 # B batch   L length   D embed_dim   N scalars
 """

@@ -1,4 +1,4 @@
-"""Writing text token by token: greedy, sampling, beam search, over prompts of any lengths side by side.
+"""Text generation token by token: greedy, sampling, beam search, over prompts of any lengths side by side.
 
 Beam search with length normalisation: Wu et al. 2016 (arXiv:1609.08144), section 7. Blocked n-grams: Paulus et al. 2017
 (arXiv:1705.04304), section 2.5. Nucleus sampling: Holtzman et al. 2019 (arXiv:1904.09751), section 3.1.

@@ -1,4 +1,4 @@
-"""What models that write text have in common: an embedding, an encoder, a tied output layer, and decoding by steps.
+"""Generative models: an embedding, an encoder, a tied output layer, and decoding by prefill and steps.
 
 # B prompts   N hypotheses, the same number for each prompt   P longest prompt   L length   D embed_dim   V vocabulary
 """

@@ -1,4 +1,4 @@
-"""The weights that training starts from."""
+"""Initialization: the weights that training starts from."""
 
 from torch import nn
 

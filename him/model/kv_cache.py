@@ -1,4 +1,4 @@
-"""What generation keeps of the tokens read and written so far, so that each is computed once.
+"""Key-value cache: what generation keeps of the tokens read and written so far, so that each is computed once.
 
 Keys and values of a prompt are kept once for all hypotheses of beam search that continue it (Shazeer 2019,
 arXiv:1911.02150, section 2.3, on why reading them is what a step costs).

@@ -1,4 +1,4 @@
-"""Predicting masked tokens: what a model of any task can learn from text without labels.
+"""Masked language modelling: what a model of any task can learn from text without labels.
 
 # B batch   L length   W words   D embed_dim   V vocabulary   N masked positions
 """

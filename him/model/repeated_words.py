@@ -1,4 +1,4 @@
-"""Whole words that a text has already: what `--no_repeat_words` keeps from being written again."""
+"""Repeated words: what `--no_repeat_words` keeps from being written again, as a text has it already."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the tasks build in the same way from their configuration: tokenizer, embedding, encoder."""
+"""Builders: tokenizer, embedding and encoder from the settings, as all tasks have them."""
 
 from pathlib import Path
 

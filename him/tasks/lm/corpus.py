@@ -1,4 +1,4 @@
-"""The corpus of a language model as tokens: made once, kept on disk, and mapped into memory afterwards."""
+"""Corpus of a language model as tokens: made once, kept on disk, and mapped into memory afterwards."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Texts that a language model is to continue."""
+"""Prompts: texts that a language model is to continue."""
 
 from os import PathLike
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which documents a language model gets: text files, a set of the Hugging Face hub, or the sample that HIM generates.
+"""Sources of a language model's documents: text files, a set of the Hugging Face hub, or the sample that HIM generates.
 
 Exactly one of the three serves a run, and never another one in its place: a source that fails is an error. What the
 user should know about a choice made here (files held out, blank ones left out, a copy from the cache) is a note of one

@@ -1,4 +1,4 @@
-"""Attention of a few validation questions, made ready for drawing."""
+"""Attention examples: a few validation questions, made ready for drawing."""
 
 import numpy as np
 import torch

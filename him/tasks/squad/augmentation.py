@@ -1,4 +1,4 @@
-"""Variants of labelled questions: sentences of the context and words of the question fall out, the answers stay.
+"""Data augmentation: sentences of the context and words of the question fall out, the answers stay.
 
 A small model knows a few thousand questions by heart after two epochs, the sentences around their answers above all; a
 question that looks different each time it is met lasts longer. After Wei and Zou 2019 (arXiv:1901.11196), random

@@ -1,4 +1,4 @@
-"""What the words of a question and its context tell before anything is learned: matches, shapes, idf, class.
+"""Lexical features: what the words of question and context tell before anything is learned: match, shape, IDF, class.
 
 After the token features of DrQA (Chen et al. 2017, arXiv:1704.00051, section 3.2), extended by overlap scores of the
 sentence and the neighbourhood. All of it is read off whole words, before they are cut into subword pieces and before

@@ -1,4 +1,4 @@
-"""SQuAD data made ready for training, once: from the cache if it is there and whole, built and kept otherwise."""
+"""Cache of SQuAD features: taken from there if they are there and whole, built and kept otherwise."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where question-answering data comes from: local files, the Hugging Face hub, or the sample that HIM generates.
+"""Sources of question-answering data: local files, the Hugging Face hub, or the sample that HIM generates.
 
 Exactly one of the three serves a run, and never another one in its place: a source that fails is an error. What the
 user should know about a choice made here (articles held out, repeated questions dropped, a copy from the cache) is a

@@ -1,4 +1,4 @@
-"""Questions that nobody asked, made from contexts alone: what a reader can practise on before it sees a real one.
+"""Synthetic questions, made from contexts alone: what a reader can practise on before it sees a real one.
 
 Two kinds, both with one word of the kind "who" or "how many" in place of the answer:
 

@@ -1,4 +1,4 @@
-"""A distribution over the tokens of the source, so that a summary can take words from its document.
+"""Copy mechanism: a distribution over the tokens of the source, so that a summary can take words from its document.
 
 Pointer-generator: See et al. 2017 (arXiv:1704.04368), section 2.2. What is pointed at is the token that followed, in
 the source, a token like the one just written: both neighbours enter the scores.

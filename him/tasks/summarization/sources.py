@@ -1,4 +1,4 @@
-"""Where documents with summaries come from: local files, the Hugging Face hub, or the sample that HIM generates.
+"""Sources of documents with summaries: local files, the Hugging Face hub, or the sample that HIM generates.
 
 Exactly one of the three serves a run, as with question answering: a source that fails is an error,
 and what the user should know about a choice made here is a note of one line, which the caller prints.
