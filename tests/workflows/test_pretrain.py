@@ -16,6 +16,7 @@ from him.core.errors import CheckpointError, DataError
 from him.core.files import verify_folder
 from him.data.records import read_pairs
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_tensors
+from him.runs.folder import RunFolder
 from him.tasks import task_class
 from him.tasks.pretraining import Pretraining
 from him.text.training import train_tokenizer
@@ -486,10 +487,10 @@ def test_a_pretraining_of_an_earlier_version_goes_on(tmp_path):
     old = {"conv_kernel_size": "conv_width", "warmup_ratio": "warmup_share", "variational_dropout": "shared_dropout"}
     stored = {old.get(name, name): value for name, value in config.to_dict().items()}
     state = {"loop": {}, "machine": {"num_threads": 1}, "config": stored}
-    checkpoints = Checkpoints(tmp_path / "pretraining" / "checkpoints", 1)
+    run = RunFolder(tmp_path)
+    checkpoints = Checkpoints(run.pretraining.checkpoints, 1)
     checkpoints.save(Checkpoint(state, {"weight": torch.ones(1)}, {}, {}), 1)
-    pretraining._check_settings(tmp_path, pretraining.begun_pretraining(tmp_path), config)
+    begun = pretraining.begun_pretraining(run)
+    pretraining._check_settings(run, begun, config)
     with pytest.raises(CheckpointError, match="config.json: conv_kernel_size, seed changed since the pretraining was"):
-        pretraining._check_settings(
-            tmp_path, pretraining.begun_pretraining(tmp_path), config.replace(seed=3, conv_kernel_size=3)
-        )
+        pretraining._check_settings(run, begun, config.replace(seed=3, conv_kernel_size=3))
