@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialMovingAverage:
@@ -22,7 +23,7 @@ class ExponentialMovingAverage:
         """Moves the average towards the model."""
         decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
         current = model.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1.0 - decay)
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), [current[name] for name in self.weights], None)
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
