@@ -1,1 +1,1 @@
-"""Training: the loop, its optimizer, checkpoints and records."""
+"""Training: the loop (trainer), what it minimizes (objective, distillation, masks), and what keeps it going."""

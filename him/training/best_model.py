@@ -16,7 +16,7 @@ from him.training.progress import Progress
 
 
 class BestModel:
-    """The model with the best value of the task's metric so far, in the folder `best`; the first of equals.
+    """Best model: the one with the best value of the task's metric so far, in the folder `best`; the first of equals.
 
     Args:
         folder: of the run.

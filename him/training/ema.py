@@ -23,8 +23,7 @@ class ExponentialMovingAverage:
         """Moves the average towards the model."""
         decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
         current = model.state_dict()
-        update = get_ema_multi_avg_fn(decay)
-        update(list(self.weights.values()), [current[name] for name in self.weights], None)
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), [current[name] for name in self.weights], None)
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The gradients of a batch: in as many passes as memory needs, and where they came from if they are not finite."""
+"""Gradient accumulation: a batch in as many passes as memory needs; and the source of gradients that are not finite."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class Gradients:
-    """Forward and backward passes of a batch, cut into micro-batches that fit into memory.
+    """Gradient accumulation: forward and backward passes of a batch, cut into micro-batches that fit into memory.
 
     Attributes:
         most_tokens: in a pass, padding included, since memory ran out with more; None if it never did.
@@ -34,7 +34,7 @@ class Gradients:
         task: with its training data.
         objective: the loss of a batch.
         config, compute: how a pass is made.
-        model: whose gradients are added up.
+        model: whose gradients are accumulated.
         say: prints a line.
     """
 
@@ -85,7 +85,7 @@ class Gradients:
             self._halve(examples, step, said)
 
     def _accumulate_once(self, examples: np.ndarray) -> tuple[RunningMean, RunningMean, int]:
-        """Adds up the gradients; the sum over all targets is divided once, by their number."""
+        """Accumulates gradients; the sum over all targets is divided once, by their number."""
         batches = [self.task.train_batch(part) for part in self._micro_batches(examples)]
         loss, accuracy = RunningMean(), RunningMean()
         num_targets = sum(self.task.num_targets(batch) for batch in batches)

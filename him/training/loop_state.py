@@ -1,4 +1,4 @@
-"""Where the training loop stands: everything about it that a checkpoint holds."""
+"""Loop state: where the training loop stands, everything about it that a checkpoint holds."""
 
 import math
 import typing
@@ -19,7 +19,7 @@ def new_means() -> dict[str, RunningMean]:
 
 @dataclass
 class LoopState:
-    """Where the loop stands; everything here is saved with each checkpoint.
+    """Loop state; everything here is saved with each checkpoint.
 
     Attributes:
         step: updates made so far; epoch and place in it follow from this number.

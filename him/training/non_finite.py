@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from."""
+"""Non-finite source: where a NaN or an infinity came from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -33,7 +33,7 @@ class Update:
 
 
 class Observer(Protocol):
-    """Someone who looks on. It may read what it is shown and has to leave it, and torch's generator, as it was.
+    """Observer of a training run. It may read what it is shown and has to leave it, and torch's generator, as it was.
 
     A step that is made again after a roll-back is shown again.
     """

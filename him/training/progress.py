@@ -17,7 +17,7 @@ from him.training.schedule import StepBudget
 
 
 class Progress:
-    """What a user sees of a run while it trains.
+    """Progress bar, lines and records: what a user sees of a run while it trains.
 
     Attributes:
         writer: of the records.

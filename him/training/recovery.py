@@ -22,7 +22,7 @@ class RolledBack(Exception):
 
 
 class Recovery:
-    """What a run does about a loss, a gradient, a weight or an optimizer state that is not finite.
+    """Recovery: what a run does about a loss, a gradient, a weight or an optimizer state that is not finite.
 
     Args:
         train_state: of the run.

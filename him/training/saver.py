@@ -14,7 +14,7 @@ TRY_AGAIN_EVERY_STEPS = 10  # where there was no room
 
 
 class Saver:
-    """Writes the checkpoints of a run, with what has to be on the disk beside them: records and the best model.
+    """Checkpoint saver of a run: writes them with what has to be on the disk beside them: records and the best model.
 
     Attributes:
         waits_for_room: whether the last attempt found none.

@@ -16,7 +16,7 @@ from him.training.optimizers import build_optimizers
 
 
 class TrainState:
-    """What a training run is made of, and what its checkpoints hold.
+    """Train state: what a training run is made of, and what its checkpoints hold.
 
     Attributes:
         model: that is trained.
