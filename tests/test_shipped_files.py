@@ -119,7 +119,9 @@ def test_the_code_map_names_every_folder_and_nothing_that_is_gone():
     shown = set(re.findall(r"[\w./]+", section))
     for folder in (each for each in (ROOT / "him").rglob("*") if (each / "__init__.py").is_file()):
         assert f"{folder.name}/" in shown, folder
-    there = {"main.py"} | {path.name for folder in ("him", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")}
+    there = {"main.py"} | {
+        path.name for folder in ("him", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")
+    }
     assert {name for name in shown if name.endswith(".py") and "*" not in name and "/" not in name} - {".py"} <= there
 
 

@@ -29,8 +29,8 @@ from him.compression.pruning import (
     pruned_weights,
     taylor_importance,
 )
-from him.compression.quantization import backend_note, find_backend, pack, quantize, save_int8
-from him.compression.report import judge, report_table, summary_line
+from him.compression.quantization import save_int8
+from him.compression.report import judge, not_faster_line, report_table, summary_line
 from him.config import Config
 from him.config.options.shared import CompressionOptions
 from him.core.compute import Compute
@@ -39,6 +39,8 @@ from him.core.files import checksum, find_folder, remove_leftovers, verify_folde
 from him.core.signals import raise_if_stopped, signal_of
 from him.data.batching import epoch_batches
 from him.model.embeddings import hold_in_bf16
+from him.model.int8 import pack, quantize
+from him.model.int8_kernels import backend_note, find_backend
 from him.runs.checkpoint import Checkpoints, load_weights, save_model
 from him.runs.models import COMPRESSED, FINE_TUNED, INT8, PRUNED, TRAINED, load_stage, stage_in
 from him.runs.records import MetricWriter
@@ -308,7 +310,10 @@ class _Compression:
         judge(stages)
         metric = self.task.best_metric
         report = {"settings": self.progress["settings"], "metric": metric, "stages": stages}
-        report["table"], report["summary"] = report_table(stages, metric), summary_line(stages, metric)
+        reason = backend_note(find_backend(self.compute.device), self.compute.bf16, self.compute.device)
+        lines = (report_table(stages, metric), not_faster_line(stages, reason))
+        report["table"] = "\n".join(line for line in lines if line is not None)
+        report["summary"] = summary_line(stages, metric)
         write_json(self.part / REPORT, report)
         picture = draw_report(stages, metric)
         (self.part / "report.png").write_bytes(as_png(picture))

@@ -87,6 +87,22 @@ def summary_line(stages: Sequence[dict[str, Any]], metric: str) -> str:
     return f"not a success ({last['verdict']}): {figures}"
 
 
+def not_faster_line(stages: Sequence[dict[str, Any]], reason: str) -> str | None:
+    """One line that says why int8 takes as long as a float model of its shape in bf16, or None where it is faster.
+
+    Args:
+        stages: of the report; int8 is the last. Those between the trained model and it have its shape.
+        reason: how int8 is computed here.
+    """
+    time, int8 = time_of(stages[0]), stages[-1]
+    of_its_shape = [stage for stage in stages[1:-1] or stages[:1] if "bf16" in stage]
+    fastest = min(of_its_shape, key=lambda stage: stage["bf16"][time], default=None)
+    if fastest is None or int8[time] < fastest["bf16"][time]:
+        return None
+    times = f"{int8[time]:.3g} and {fastest['bf16'][time]:.3g} ms"
+    return f"int8 is not faster than {fastest['stage']} in bf16 ({times}): {reason}"
+
+
 def front_table(points: Sequence[dict[str, Any]], metric: str) -> str:
     """Size, speed and quality by pruning amount, floats first."""
     time = time_of(points[0])

@@ -84,6 +84,8 @@ class BertScorer:
         """
         import torch
 
+        from him.core.compute import has_fast_bf16
+
         self.model = model
         self._device = torch.device(device)
         folder = _model_folder(model)
@@ -95,7 +97,7 @@ class BertScorer:
             self._encoder = _load_encoder(model, folder, config).to(self._device)
             self._tokenizer = _load_tokenizer(model, folder, config)
         self._unscored_ids = {self._tokenizer.cls_token_id, self._tokenizer.sep_token_id}
-        self._use_bf16 = self._device.type == "cpu" and _cpu_has_bf16()
+        self._use_bf16 = self._device.type == "cpu" and has_fast_bf16(self._device)
 
     def f1(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         """Mean over the examples of `f1_per_example`, in [0, 1].
@@ -204,14 +206,6 @@ class BertScorer:
 def _batches(items: list[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(items), _BATCH_SIZE):
         yield items[start : start + _BATCH_SIZE]
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether bf16 products run in hardware (AVX512-BF16 or AMX); emulated they are slower than fp32."""
-    import torch
-
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _model_folder(model: str) -> Path:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from him.model.cpu_kernels import few_rows_product
 from him.model.dropout import Dropout
 from him.model.kv_cache import LayerCache
 
@@ -130,23 +131,13 @@ def cached_attention(q_NH1K: Tensor, k_NH1K: Tensor, v_NH1K: Tensor, bias_B1P: T
     B, P = cache.prompt_keys_BHPK.shape[0], cache.prompt_keys_BHPK.shape[2]
     q_NH1K = q_NH1K * K**-0.5
     q_BHWK = q_NH1K.view(B, N // B, H, K).transpose(1, 2)
-    to_prompt_BHWP = _few_rows(q_BHWK, cache.prompt_keys_BHPK.transpose(2, 3)) + bias_B1P[:, None]
-    to_own_NH1T = _few_rows(q_NH1K, keys_NHTK.transpose(2, 3))
+    to_prompt_BHWP = few_rows_product(q_BHWK, cache.prompt_keys_BHPK.transpose(2, 3)) + bias_B1P[:, None]
+    to_own_NH1T = few_rows_product(q_NH1K, keys_NHTK.transpose(2, 3))
     to_own_BHWT = to_own_NH1T.view(B, N // B, H, -1).transpose(1, 2)
     weights_BHWS = torch.cat((to_prompt_BHWP, to_own_BHWT), dim=-1).softmax(dim=-1)
-    from_prompt_BHWK = _few_rows(weights_BHWS[..., :P], cache.prompt_values_BHPK)
+    from_prompt_BHWK = few_rows_product(weights_BHWS[..., :P], cache.prompt_values_BHPK)
     own_weights_NH1T = weights_BHWS[..., P:].transpose(1, 2).reshape(N, H, 1, -1)
     return from_prompt_BHWK.transpose(1, 2).reshape(N, H, 1, K) + torch.matmul(own_weights_NH1T, values_NHTK)
-
-
-def _few_rows(few: Tensor, many: Tensor) -> Tensor:
-    """The product `few @ many`; in bf16 on CPUs as the other one's transpose, which takes two thirds of the time there.
-
-    That needs the long side of `many` to be contiguous in the last but one place: see `LayerCache.fill`.
-    """
-    if few.dtype == torch.bfloat16 and few.device.type == "cpu":
-        return torch.matmul(many.transpose(2, 3), few.transpose(2, 3)).transpose(2, 3)
-    return torch.matmul(few, many)
 
 
 class SelfAttention(nn.Module):

@@ -3,11 +3,11 @@
 Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting".
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from him.model.cpu_kernels import AddMasked, scaled_mask
 
 
 class Dropout(nn.Module):
@@ -38,7 +38,7 @@ class Dropout(nn.Module):
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
         """Returns `residual + dropout(x)`; on CPUs mask, scale and sum are one pass over memory."""
         if self._is_on() and x.device.type == "cpu":
-            return _AddMasked.apply(residual, x, self._mask(x))
+            return AddMasked.apply(residual, x, self._mask(x))
         return residual + self(x)
 
     def _is_on(self) -> bool:
@@ -46,30 +46,7 @@ class Dropout(nn.Module):
 
     def _mask(self, x: Tensor) -> Tensor:
         like = x[:, :1] if self.shared else x
-        return _scaled_mask(like, self.p) if x.device.type == "cpu" else F.dropout(torch.ones_like(like), self.p)
+        return scaled_mask(like, self.p) if x.device.type == "cpu" else F.dropout(torch.ones_like(like), self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}" + (", shared" if self.shared else "")
-
-
-class _AddMasked(torch.autograd.Function):
-    """residual + x * mask; the backward pass of `torch.addcmul` multiplies twice."""
-
-    @staticmethod
-    def forward(ctx: Any, residual: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(mask)
-        return torch.addcmul(residual, x, mask)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return gradient, (gradient * mask).to(mask.dtype), None
-
-
-def _scaled_mask(like: Tensor, p: float) -> Tensor:
-    """0 with probability p, else 1 / (1 - p), in the shape and type of `like`; p is rounded to 1/256."""
-    kept_of_256 = max(1, 256 - round(256 * p))
-    draws = torch.empty((like.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    signed = draws.view(torch.int8)[: like.numel()].view(like.shape)  # each of -128 ... 127 equally often
-    kept = signed.le_(kept_of_256 - 129)
-    return kept.to(like.dtype).mul_(256 / kept_of_256)

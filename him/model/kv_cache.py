@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from him.model.cpu_kernels import as_many_side
+
 FIRST_CAPACITY = 32  # written tokens that there is room for at first; doubled when needed
 
 
@@ -41,11 +43,7 @@ class LayerCache:
 
     def fill(self, keys_BHPK: Tensor, values_BHPK: Tensor) -> None:
         """Keeps the prompts' keys and values."""
-        if values_BHPK.dtype == torch.bfloat16 and values_BHPK.device.type == "cpu":  # as the products read them
-            values_BHPK = values_BHPK.transpose(2, 3).contiguous().transpose(2, 3)
-        else:
-            values_BHPK = values_BHPK.contiguous()
-        self.prompt_keys_BHPK, self.prompt_values_BHPK = keys_BHPK.contiguous(), values_BHPK
+        self.prompt_keys_BHPK, self.prompt_values_BHPK = keys_BHPK.contiguous(), as_many_side(values_BHPK)
         B, H, _, K = keys_BHPK.shape
         shape = (B * self.num_hypotheses, H, FIRST_CAPACITY, K)
         self._keys_NHTK, self._values_NHTK = keys_BHPK.new_empty(shape), values_BHPK.new_empty(shape)

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from torch import nn
 
-from him.compression.quantization import DESCRIPTION, check_description, find_backend, pack, quantize
+from him.compression.quantization import DESCRIPTION, check_description
 from him.config import Config
 from him.core.compute import Compute
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import find_folder, verify_folder
+from him.model.int8 import pack, quantize
+from him.model.int8_kernels import find_backend
 from him.runs.checkpoint import load_weights
 from him.tasks.base import Task
 from him.tasks.building import num_encoder_weights

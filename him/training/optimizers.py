@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from him.config import Config
 
@@ -69,7 +70,8 @@ class ExponentialMovingAverage:
         """Moves the average towards the model."""
         decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
         current = model.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1.0 - decay)
+        update = get_ema_multi_avg_fn(decay)
+        update(list(self.weights.values()), [current[name] for name in self.weights], None)
 
     def swap(self, model: nn.Module) -> dict[str, Tensor]:
         """Puts the average into the model and returns the weights that were there."""

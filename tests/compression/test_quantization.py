@@ -1,7 +1,4 @@
-"""int8: how far it is from floats with every kernel there is and with none, and what is on the disk.
-
-# N output channels   K input channels
-"""
+"""int8 models of all tasks: how far they are from floats with kernels and without, and what is on the disk."""
 
 import dataclasses
 import json
@@ -14,24 +11,13 @@ import torch
 import torch.nn.functional as F
 
 import him
-from him.compression import quantization
 from him.compression.pipeline import compress
-from him.compression.quantization import (
-    BACKENDS,
-    DESCRIPTION,
-    FEW_ROWS,
-    Int8Embedding,
-    Int8Linear,
-    backend_note,
-    find_backend,
-    pack,
-    quantize,
-    quantized_rows,
-    save_int8,
-)
+from him.compression.quantization import DESCRIPTION, save_int8
 from him.core.compute import Compute
 from him.core.errors import CheckpointError
 from him.core.files import write_checksums
+from him.model.int8 import Int8Embedding, Int8Linear, Int8Weight, pack, quantize
+from him.model.int8_kernels import BACKENDS, find_backend
 from him.runs.models import load_stage
 from him.tasks import task_class
 from tests.compression.tiny import (
@@ -49,11 +35,12 @@ from tests.compression.tiny import (
 from tests.small_runs import ROOT, call_script
 
 THERE = [name for name in BACKENDS if name in torch.backends.quantized.supported_engines]
+CPU = torch.device("cpu")
+# All kernels are tried on layers, in tests/model; here are the models that people have.
 KERNELS = pytest.mark.parametrize(
-    ("backend", "bf16"), [(backend, bf16) for backend in [*THERE, None] for bf16 in (False, True)]
+    ("backend", "bf16"), [(None, False), (find_backend(CPU), False), (find_backend(CPU), True)]
 )
 EVERY_TASK = pytest.mark.parametrize("task_type", TASKS)
-CPU = torch.device("cpu")
 
 
 def random(*shape, seed=0):
@@ -68,108 +55,6 @@ def without_kernels(monkeypatch):
     """As on a machine whose PyTorch has none."""
     monkeypatch.setattr(torch._C, "_supported_qengines", lambda: [0])
     assert list(torch.backends.quantized.supported_engines) == ["none"] or not THERE
-
-
-# -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-def test_rows_by_hand():
-    """The largest of each row becomes 127; halves are rounded to even."""
-    weight = torch.tensor([[1.27, -0.635, 0.0], [-254.0, 3.0, 2.1], [0.0, 0.0, 0.0]])
-    rounded, scale = quantized_rows(weight)
-    assert rounded.tolist() == [[127, -64, 0], [-127, 2, 1], [0, 0, 0]]
-    assert scale.tolist() == pytest.approx([0.01, 2.0, 1.0])
-    assert (rounded.dtype, scale.dtype) == (torch.int8, torch.float32)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_number_is_off_by_more_than_half_a_step_of_its_row(dtype):
-    weight = (random(200, 96) * torch.logspace(-6, 3, 200)[:, None]).to(dtype)
-    weight[17] = 0.0
-    weight[18] = 0.0
-    weight[18, 5] = -3.0
-    rounded, scale = quantized_rows(weight.requires_grad_())
-    error = (rounded * scale[:, None] - weight.detach().float()).abs()
-    assert (error <= 0.5 * scale[:, None] * (1 + 1e-5)).all()
-    assert error.max() > 0.4 * scale.max()
-    assert (rounded.abs().amax(dim=1) == 127)[torch.arange(200) != 17].all()
-    assert (rounded[17] == 0).all() and scale[17] == 1
-    assert (scale > 0).all() and not scale.requires_grad
-
-
-# -- layers ------------------------------------------------------------------------------------------------------------
-
-# Wide ones, as an output layer is, have other kernels in bf16, and so have few rows whose length is whole vectors.
-LAYERS = pytest.mark.parametrize(("N", "K"), [(48, 96), (48, 100), (520, 64)], ids=["narrow", "odd", "wide"])
-
-
-def packed_layer(N, K, backend, bf16, bias=True):
-    layer = torch.nn.Linear(K, N, bias=bias)
-    layer.weight.data.copy_(random(N, K, seed=1))
-    if bias:
-        layer.bias.data.copy_(10 * random(N, seed=2))
-    model = torch.nn.Sequential(layer)
-    expected = layer.weight.detach().clone(), None if layer.bias is None else layer.bias.detach().clone()
-    pack(quantize(model), backend, bf16)
-    assert isinstance(model[0], Int8Linear)
-    return model[0], expected
-
-
-@KERNELS
-@LAYERS
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1,), (1, 1), (2, FEW_ROWS // 2), (1, FEW_ROWS + 1), (3, 70)], ids=str)
-def test_a_layer_is_close_to_its_floats(backend, bf16, N, K, bias, shape):
-    """Rounding to 8 bits costs 1.2 % of a normal product, to 7 bits, on CPUs that need it, 1.9 %; a sum in bf16 0.3 %.
-
-    Then the sum with a bias that is ten times as large as it need be, of which 8 bits are kept in bf16.
-    """
-    layer, (weight, of_bias) = packed_layer(N, K, backend, bf16, bias)
-    x = random(*shape, K, seed=3).to(torch.bfloat16 if bf16 else torch.float32)
-    with computed_in(bf16):
-        found = layer(x)
-    product = F.linear(x.float(), weight)
-    assert (found.shape, found.dtype) == (product.shape, x.dtype)
-    error = (found.float() - (product if of_bias is None else product + of_bias)).norm() / product.norm()
-    assert 1e-4 < error < (0.03 if not bf16 or of_bias is None else 0.05)
-
-
-def computed_in(bf16):
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
-
-
-@KERNELS
-@LAYERS
-@pytest.mark.parametrize("num_rows", [1, 40])
-def test_zeros_leave_the_bias(backend, bf16, N, K, num_rows):
-    layer, (_, bias) = packed_layer(N, K, backend, bf16)
-    with computed_in(bf16):
-        found = layer(torch.zeros(1, num_rows, K, dtype=torch.bfloat16 if bf16 else torch.float32))
-    torch.testing.assert_close(found.float(), bias.expand(1, num_rows, N), rtol=0.005 if bf16 else 1e-5, atol=1e-5)
-
-
-@KERNELS
-@LAYERS
-@pytest.mark.parametrize("num_rows", [4, 30])
-def test_inputs_of_any_layout(backend, bf16, N, K, num_rows):
-    layer, _ = packed_layer(N, K, backend, bf16)
-    x = random(K, num_rows, seed=3).T[None].to(torch.bfloat16 if bf16 else torch.float32)
-    assert not x.is_contiguous()
-    with computed_in(bf16):
-        assert relative_error(layer(x), layer(x.contiguous()).float()) < 0.01
-
-
-@KERNELS
-@LAYERS
-@pytest.mark.parametrize("num_rows", [1, FEW_ROWS])
-def test_few_rows_alone_or_among_neighbours(backend, bf16, N, K, num_rows):
-    """What lies behind a row in memory is of no account: a kernel that reads whole vectors could read it."""
-    layer, _ = packed_layer(N, K, backend, bf16)
-    many = random(num_rows + 1, K, seed=3).to(torch.bfloat16 if bf16 else torch.float32)
-    few = many[:num_rows].clone()
-    many[num_rows:] = float("nan")
-    with computed_in(bf16):
-        assert torch.equal(layer(many[:num_rows]), layer(few))
 
 
 def test_small_layers_stay_floats():
@@ -190,12 +75,15 @@ def centred(logits):
     return logits - logits.mean(dim=-1, keepdim=True)
 
 
+def computed_in(bf16):
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
+
+
 @EVERY_TASK
 @KERNELS
-@pytest.mark.parametrize("norm_first", [True, False])
-def test_a_model_is_close_to_its_floats(task_type, backend, bf16, norm_first):
+def test_a_model_is_close_to_its_floats(task_type, backend, bf16):
     """Two layers of random weights, four times as large as trained ones are: less than a tenth of the logits."""
-    task, model = new_model(task_type, norm_first=norm_first)
+    task, model = new_model(task_type)
     batch = random_batch(task)
     expected = outputs(task, model, batch)
     pack(quantize(model), backend, bf16)
@@ -244,15 +132,6 @@ def test_the_loss_is_that_of_its_probabilities():
 
 
 # -- without kernels ---------------------------------------------------------------------------------------------------
-
-
-def test_the_backend_is_the_first_that_is_there(monkeypatch):
-    assert find_backend(CPU) == (THERE[0] if THERE else None)
-    assert find_backend(torch.device("cuda")) is None
-    assert "x86 kernels" in backend_note("x86", False, CPU)
-    assert "bf16" in backend_note("onednn", True, CPU)
-    without_kernels(monkeypatch)
-    assert find_backend(CPU) is None
 
 
 def test_without_kernels_a_line_says_so_and_everything_works(monkeypatch, copied, capsys):
@@ -425,6 +304,6 @@ def test_predicting_with_a_stage(task_type, stage):
     assert [(each.status, each.err) for each in shown] == [(0, "")] * 2
     assert shown[0].out == shown[1].out
     predictor = him.load(run, stage)
-    has_int8 = any(isinstance(module, quantization.Int8Weight) for module in predictor.model.modules())
+    has_int8 = any(isinstance(module, Int8Weight) for module in predictor.model.modules())
     assert has_int8 == (stage == "int8")
     assert (predictor.config.layer_heads == ()) == (stage == "trained")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from him.compression.report import front_table, judge, report_table, summary_line, time_of
+from him.compression.report import front_table, judge, not_faster_line, report_table, summary_line, time_of
 
 
 def stage(name="trained", file_mb=10.0, ms=20.0, F1=60.0, **more):
@@ -126,6 +126,25 @@ def test_the_table():
 
 def test_a_column_that_no_stage_has_is_left_out():
     assert "ms/token" not in report_table(judged(stage(), stage("int8")), "F1")
+
+
+@pytest.mark.parametrize(("ms", "is_said"), [(7.7, False), (8.0, True), (31.0, True)])
+def test_int8_that_is_not_faster_than_bf16_says_why(ms, is_said):
+    """Pruned models count, not the trained one, unless nothing was pruned."""
+    trained, pruned, fine_tuned = (
+        stage(name, bf16={"latency_ms_1x384": bf16_ms})
+        for name, bf16_ms in (("trained", 7.0), ("pruned", 8.4), ("fine_tuned", 8.0))
+    )
+    stages = [trained, pruned, fine_tuned, stage("int8", ms=ms)]
+    line = not_faster_line(stages, "products are made in bf16")
+    if is_said:
+        assert line == f"int8 is not faster than fine_tuned in bf16 ({ms:.3g} and 8 ms): products are made in bf16"
+    else:
+        assert line is None
+    assert "than trained in bf16" in not_faster_line([trained, stages[-1]], "")
+    for each in stages[:-1]:
+        del each["bf16"]
+    assert not_faster_line(stages, "") is None, "nothing was measured in bf16"
 
 
 def test_the_front_lists_floats_then_int8_by_amount():

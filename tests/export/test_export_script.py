@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from him.compression.quantization import quantize
 from him.core.errors import ConfigError
 from him.export.onnx import export_onnx
 from him.export.transformers import export_transformers
+from him.model.int8 import quantize
 from tests.export.tiny_runs import make_run, opened
 from tests.small_runs import ROOT, assert_one_line, call_script, tree
 

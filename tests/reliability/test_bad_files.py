@@ -25,9 +25,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import him
-from him.compression.quantization import quantize, save_int8
+from him.compression.quantization import save_int8
 from him.config import Config
 from him.core.files import CHECKSUMS, checksum
+from him.model.int8 import quantize
 from him.training.trainer import Interrupted, Trainer
 from him.workflows.predict import load
 from tests.reliability.malformed import (

@@ -16,10 +16,11 @@ import torch
 
 import him
 from him import Config
-from him.compression.quantization import quantize, save_int8
+from him.compression.quantization import save_int8
 from him.core.compute import choose_compute
 from him.core.errors import CheckpointError
 from him.core.files import CHECKSUMS, verify_folder
+from him.model.int8 import quantize
 from him.runs.checkpoint import Checkpoints
 from him.tasks import task_class
 from him.training.trainer import Trainer
