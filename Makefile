@@ -4,7 +4,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 REQUIREMENTS := requirements.txt requirements-models.txt
 
-.PHONY: quickstart test test-all torture lint format clean
+# A worker for each of two cores, a thread for each worker; a file's tests stay together, because they share tiny runs.
+# What compares times runs alone, afterwards.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+.PHONY: quickstart unit test test-all torture lint format clean
 
 # Trains on the built-in data for about a minute, then answers a question.
 quickstart: $(VENV)/installed
@@ -12,8 +16,13 @@ quickstart: $(VENV)/installed
 	$(BIN)/python main.py --config configs/quickstart.yaml
 	$(BIN)/python scripts/predict.py runs/quickstart --example
 
+# Tests that train no model and start no program: what to run after each change.
+unit: $(VENV)/installed-dev
+	$(PARALLEL) -m "unit and not slow and not timing"
+
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q
+	$(PARALLEL) -m "not slow and not timing"
+	$(BIN)/python -m pytest -q -m "timing and not slow"
 
 test-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -m ""

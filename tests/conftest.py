@@ -15,7 +15,7 @@ from him.tasks.squad.model import QuestionAnsweringModel
 from him.tasks.squad.reader import Answer, Paragraph, Question, SquadData
 from him.text.tokenizer import SPECIAL_TOKENS
 
-pytest_plugins = ["tests.offline.plugin", "tests.hub_fixtures", "tests.writer_fixtures"]
+pytest_plugins = ["tests.offline.plugin", "tests.hub_fixtures", "tests.writer_fixtures", "tests.tiers"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
