@@ -41,7 +41,9 @@ def fine_tune(stages: Stages) -> dict[str, float]:
     torch.manual_seed(config.seed)
     trainer = Trainer(task, config, folder, stages.compute, student, checkpoint, objective)
     trainer.restore_best()
-    how = "distilled from the unpruned model" if isinstance(objective, Distillation) else "on the labels alone"
+    how = f"on labels alone: {task.name} has no distillation loss"
+    if isinstance(objective, Distillation):
+        how = "distilled from the unpruned model"
     print(f"fine-tuning after pruning: {trainer.max_steps:,} steps, {how}", flush=True)
     if trainer.state.best_value is None:
         trainer.evaluate()
