@@ -16,9 +16,12 @@ HEAVY_HELPERS = frozenset(
     "call_main call_script run_main start_main ForkedMain in_child trained_run trained_writer compressed_run "
     "new_trainer".split()
 )
-HEAVY_MODULES = ("him.workflows.train", "him.workflows.compress", "him.training.trainer", "him.compression.pipeline")
+HEAVY_MODULES = frozenset(
+    ("him.workflows.train", "him.workflows.compress", "him.training.trainer", "him.compression.pipeline")
+)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test that names no tier itself."""
     for item in items:
@@ -44,7 +47,7 @@ def is_heavy(function: Any) -> bool:
 @cache
 def _is_heavy(function: FunctionType, above: frozenset[FunctionType]) -> bool:
     names = set(_names(function.__code__))
-    if names & HEAVY_HELPERS:
+    if names & (HEAVY_HELPERS | HEAVY_MODULES):  # a module's name is there where it is imported late
         return True
     for name in names:
         used = function.__globals__.get(name)

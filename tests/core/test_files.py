@@ -125,6 +125,7 @@ def test_a_fault_at_any_call_leaves_the_old_or_the_new_folder(tmp_path, error, i
     assert seen == {"old" if is_there else None, "new"}
 
 
+@pytest.mark.run
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder(tmp_path):
     """The same, where nobody cleans up: the next writer does."""

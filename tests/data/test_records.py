@@ -405,6 +405,7 @@ def damaged_files(draw: st.DrawFn) -> tuple[str, bytes]:
     return suffix, content[:place] + draw(st.binary(max_size=4)) + content[end:]
 
 
+@pytest.mark.run
 @settings(max_examples=600, deadline=None, derandomize=True)
 @given(damaged_files(), st.booleans())
 def test_whatever_bytes_a_file_holds_only_our_errors_come_out(tmp_path_factory, damaged, summaries_required):
@@ -427,6 +428,7 @@ ANY_JSON = st.recursive(
 )
 
 
+@pytest.mark.run
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.sampled_from(["id", "document", "summary", "summaries"]), ANY_JSON, st.booleans())
 def test_whatever_stands_in_a_record_only_our_errors_come_out(field, value, summaries_required):

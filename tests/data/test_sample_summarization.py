@@ -80,6 +80,7 @@ def test_a_larger_sample_begins_like_a_smaller_one():
     assert large[:30] == small
 
 
+@pytest.mark.timing
 def test_default_size_is_made_quickly():
     started_at = time.perf_counter()
     train, validation = summarization_sample(1)
@@ -137,6 +138,7 @@ def test_names_and_numbers_of_a_summary_stand_in_its_document(sample):
             assert has(document, word), (word, example)
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("split", [TRAIN, VALIDATION])
 def test_a_summary_has_the_most_telling_facts_to_the_letter_and_no_others(split):
     for story, passage, summary in told(split):

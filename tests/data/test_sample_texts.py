@@ -36,6 +36,7 @@ def test_number_of_documents_is_as_asked(num_train, num_validation):
     assert (len(train), len(validation)) == (num_train, num_validation)
 
 
+@pytest.mark.timing
 def test_default_size_and_time():
     started_at = time.perf_counter()
     train, validation = text_sample()

@@ -225,6 +225,7 @@ def test_char_gives_the_most_frequent_their_own_token():
     assert made.get_vocab_size() == MIN_LOSSLESS_SIZE + 3
 
 
+@pytest.mark.run
 @pytest.mark.skipif(not SHAKESPEARE.exists(), reason="the shared data is not here")
 @pytest.mark.parametrize(("kind", "num_tokens", "vocab_size"), [("bpe", 463_390, 1000), ("char", 1_115_394, 326)])
 def test_a_megabyte_of_text(kind, num_tokens, vocab_size):

@@ -115,6 +115,7 @@ def test_starts_undecided(make_writer, norm_first):
     assert loss.item() / (20 * L) == pytest.approx(math.log(1000), abs=0.05)
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_overfits_a_text(make_writer, norm_first):
     """200 random tokens in random windows: only by heart, because what follows is even; ln 15 = 2.7 is guessing."""

@@ -72,6 +72,7 @@ def test_reads_squad_2_0_without_the_plausible_answers():
     assert data.paragraphs[0].questions[1] == Question("mill2", "Who burnt the mill?", (), is_impossible=True)
 
 
+@pytest.mark.run
 @pytest.mark.skipif(not SHARED_FILES, reason="no shared data here")
 @pytest.mark.parametrize("path", SHARED_FILES, ids=lambda path: "/".join(path.parts[-2:]))
 def test_reads_real_files(path):
@@ -82,6 +83,7 @@ def test_reads_real_files(path):
     assert data.has_impossible == ("squad_v2" in path.parts)
 
 
+@pytest.mark.run
 @pytest.mark.skipif(not SHARED_FILES, reason="no shared data here")
 def test_reads_6618_questions_in_a_moment():
     """0.08 s of one core where it was written; processor time, so that a busy machine does not fail it."""
@@ -429,6 +431,7 @@ def paths_in(value: object, path: tuple = ()) -> list[tuple]:
 PATHS = paths_in(DOCUMENT_V2)
 
 
+@pytest.mark.run
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.sampled_from(PATHS), ANY_JSON, st.booleans())
 def test_whatever_stands_in_the_document_only_data_errors_come_out(path, value, answers_required):
@@ -441,6 +444,7 @@ def test_whatever_stands_in_the_document_only_data_errors_come_out(path, value, 
         assert data.num_questions >= 1
 
 
+@pytest.mark.run
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.sampled_from(["id", "title", "context", "question", "answers", "is_impossible"]), ANY_JSON)
 def test_whatever_stands_in_a_row_only_data_errors_come_out(column, value):

@@ -242,6 +242,7 @@ def test_sample_size_beyond_the_data_takes_all_and_says_so():
 # --- the sample ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.run
 def test_sample_is_sound_and_the_same_whatever_the_seed():
     pytest.importorskip("him.data.sample")
     splits = load_squad(dataset="sample", seed=0)

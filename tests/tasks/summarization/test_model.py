@@ -176,6 +176,7 @@ def test_under_autocast(make_writer, batch, kind, norm_first):
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.run
 def test_learns_to_copy(make_writer):
     """The summary is the document's token behind the mark: by copying, also for tokens that it was not trained on.
 
