@@ -23,8 +23,13 @@ class NetworkUse(Exception):
 
 
 def install() -> None:
-    """Sets the hook, which cannot be removed, in this process; processes forked from it have it too."""
-    sys.addaudithook(_refuse)
+    """Sets the hook, which cannot be removed, in this process; processes forked from it have it too.
+
+    Once: a worker that runs tests beside others has it from `sitecustomize` before the plugin asks for it.
+    """
+    if not getattr(sys, "him_network_guard", False):
+        sys.addaudithook(_refuse)
+        sys.him_network_guard = True
 
 
 def _refuse(event: str, arguments: tuple) -> None:

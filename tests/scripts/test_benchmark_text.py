@@ -17,7 +17,9 @@ from him.config import Config
 from him.core.compute import Compute
 from him.core.errors import ConfigError
 from him.runs.folder import RunFolder
+from him.tasks.evaluation import mean_loss
 from him.tasks.lm.task import LanguageModelingTask
+from him.tasks.lm.windows import ScoringWindows
 from him.training.trainer import Trainer
 from scripts.benchmarks.generate import (
     GenerationPlan,
@@ -126,8 +128,8 @@ def test_both_sides_score_the_whole_text_alike(config, task, tmp_path):
     """HIM's figure is that of its own evaluation; the plain one that of the windows one by one."""
     ids = task.corpus.validation.ids[:150]  # two windows, and one of 21 new tokens that ends with the text
     ours = him_side(task, config, CPU, tmp_path)
-    loss, _ = task._measure(ours.model.eval(), CPU, ids)
-    assert validation_loss(ours, ids, 64) == pytest.approx(loss.mean, rel=1e-6)
+    means = mean_loss(ours.model, ScoringWindows(ids, 64, stride=64), 128, CPU, task.loss)
+    assert validation_loss(ours, ids, 64) == pytest.approx(means.loss.mean, rel=1e-6)
     theirs = plain_side(task, config, CPU, tmp_path)
     whole = torch.from_numpy(ids.astype(np.int64))
     total = 0.0

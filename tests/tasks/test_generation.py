@@ -88,6 +88,7 @@ def test_every_file_of_the_layout(trained):
         "checkpoints",
         "best",
         "predictions.json",
+        ".lock",
     }
     best = {"config.json", "model.safetensors", "tokenizer.json", "metrics.json", "checksums.json"}
     assert {path.name for path in (run / "best").iterdir()} == best
