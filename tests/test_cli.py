@@ -193,6 +193,7 @@ def test_evaluation_of_the_reloaded_run_gives_the_same_numbers(settings, tmp_pat
         ),
     ],
 )
+@pytest.mark.timing
 def test_help_and_wrong_flags_load_no_pytorch(script, arguments):
     """They answer in 0.05 s of processor time; 0.5 s leaves room for a slow disk. The best of three counts."""
     code = (

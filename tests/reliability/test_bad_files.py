@@ -495,6 +495,7 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize(("kind", "number"), [(kind, each) for kind in EXTREMES for each in range(len(EXTREMES[kind]))])
+@pytest.mark.timing
 def test_extreme_files(bench, kind, number):
     """Deep, long, repeated and huge: each of these has cost some reader its time, its memory or its stack."""
     content = EXTREMES[kind][number]

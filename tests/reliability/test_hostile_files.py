@@ -383,6 +383,7 @@ def test_settings_that_name_places_outside(bench, setting):
 
 
 @pytest.mark.parametrize("kind", YAML_TAGS)
+@pytest.mark.timing
 def test_yaml(bench, kind):
     (bench.work / "config.yaml").write_text(YAML_TAGS[kind], encoding="utf-8")
     started_at = time.perf_counter()

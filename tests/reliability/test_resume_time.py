@@ -74,6 +74,7 @@ def median_seconds(work: Callable[[], None]) -> float:
 
 
 @pytest.mark.parametrize("batch_size", [32, 16, 1])
+@pytest.mark.timing
 def test_batches_of_an_epoch(batch_size, reached):
     """All of them, whichever the next one is."""
     seconds = median_seconds(lambda: epoch_batches(LongTask.train_lengths, batch_size, seed=0, epoch=3))

@@ -195,6 +195,7 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(straight, settings, number
     assert_same_run(run, straight)
 
 
+@pytest.mark.timing
 def test_a_second_ctrl_c_ends_at_once(settings):
     process = ForkedMain(flags({**settings, "run_name": "impatient"}), lambda: slow_steps(60))
     process.wait_for("step 0 begins")
@@ -578,6 +579,7 @@ def test_two_processes_do_not_write_to_one_run(settings):
     assert process.finish().status == 130
 
 
+@pytest.mark.timing
 def test_a_signal_in_an_evaluation_puts_it_off(straight, settings):
     """It may take minutes: nothing of it is kept, and the resumed run makes it anew."""
     from him.tasks.squad.task import SquadTask
