@@ -11,7 +11,6 @@ from collections import Counter
 import pytest
 
 from him.data.sample import summarization_sample
-from him.data.sample.squad import _ASIDE_TYPES
 from him.data.sample.summarization import DocumentWriter, load_summary_phrases, summarize, telling_facts
 from him.data.sample.wording import load_phrases
 from him.data.sample.world import TRAIN, VALIDATION, Dice, make_story
@@ -29,7 +28,7 @@ def told(split: str, count: int = 300):
     for _ in range(count):
         for kind, phrases in load_phrases().items():
             story = make_story(kind, phrases.relations, dice)
-            passage = writer.tell(story, {name: dice.value(value_type) for name, value_type in _ASIDE_TYPES.items()})
+            passage = writer.tell(story, dice.asides())
             yield story, passage, summarize(story, passage, rng)
 
 
@@ -147,7 +146,7 @@ def test_a_summary_has_the_most_telling_facts_to_the_letter_and_no_others(split)
         assert len(chosen) == phrases.num_facts and phrases.num_facts in (2, 3)
         assert has(summary, story.main.name) and has(passage.text, story.main.name)
         for relation in phrases.order:
-            value = story.main.facts[relation].value
+            value = story.main.facts[relation]
             assert has(summary, value) == (relation in chosen), (relation, summary)
             if relation in chosen:
                 assert has(passage.text, value), (value, passage.text)
@@ -160,9 +159,9 @@ def test_a_summary_takes_nothing_from_the_second_entity(split):
     tempting = 0
     for story, passage, summary in told(split):
         assert not has(summary, story.other.name)
-        own = {fact.value for fact in story.main.facts.values()}
-        for fact in story.other.facts.values():
-            assert fact.value in own or not has(summary, fact.value), (fact, summary)
+        own = set(story.main.facts.values())
+        for value in story.other.facts.values():
+            assert value in own or not has(summary, value), (value, summary)
         top = load_summary_phrases()[story.kind].order[: len(telling_facts(story, passage))]
         tempting += any((1, relation) in passage.places and (0, relation) not in passage.places for relation in top)
     assert tempting > 200  # stories that tell a fact, wanted first of all, of the second entity only
@@ -221,7 +220,7 @@ def test_the_best_sentence_is_no_good_summary_either(sample):
 
 def test_the_first_sentence_never_has_all_facts():
     for story, passage, _ in told(TRAIN, 100):
-        values = [story.main.facts[relation].value for relation in telling_facts(story, passage)]
+        values = [story.main.facts[relation] for relation in telling_facts(story, passage)]
         assert not all(has(first_sentence(passage.text), value) for value in values), passage.text
 
 

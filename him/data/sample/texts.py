@@ -6,9 +6,8 @@ foresee what comes. Nothing else ties the passages together: the years of differ
 
 import random
 
-from him.data.sample.squad import _ASIDE_TYPES
 from him.data.sample.wording import Writer, load_phrases
-from him.data.sample.world import _GIVEN_ENDS, TRAIN, VALIDATION, Dice, Story, make_story
+from him.data.sample.world import TRAIN, VALIDATION, WORDS, Dice, Story, make_story
 
 _KIND_OF_VALUE = {"person": "person", "place": "town", "firm": "firm"}
 
@@ -42,8 +41,7 @@ def _document(rng: random.Random, dice: Dice, writer: Writer) -> str:
     for _ in range(rng.randint(3, 7)):
         story = _next_story(stories, rng, dice)
         stories.append(story)
-        aside_values = {name: dice.value(value_type) for name, value_type in _ASIDE_TYPES.items()}
-        paragraphs.append(writer.tell(story, aside_values).text)
+        paragraphs.append(writer.tell(story, dice.asides()).text)
     main = stories[0].main
     title = main.article.capitalize() + main.name
     return "\n\n".join([title, *paragraphs])
@@ -53,10 +51,10 @@ def _next_story(stories: list[Story], rng: random.Random, dice: Dice) -> Story:
     """A story about someone or something that the main entities of `stories` have to do with, or about others."""
     known = {entity.name for story in stories for entity in story.entities}
     mentioned = [
-        (_KIND_OF_VALUE[value_type], story.main.facts[relation].value)
+        (_KIND_OF_VALUE[value_type], story.main.facts[relation])
         for story in stories
         for relation, value_type in load_phrases()[story.kind].relations.items()
-        if value_type in _KIND_OF_VALUE and story.main.facts[relation].value not in known
+        if value_type in _KIND_OF_VALUE and story.main.facts[relation] not in known
     ]
     if not mentioned or rng.random() < 0.3:
         kind = rng.choice(list(load_phrases()))
@@ -64,8 +62,8 @@ def _next_story(stories: list[Story], rng: random.Random, dice: Dice) -> Story:
     kind, name = rng.choice(mentioned)
     while True:
         story = make_story(kind, load_phrases()[kind].relations, dice)
-        values = {fact.value for entity in story.entities for fact in entity.facts.values()}
-        fits = kind != "person" or name.split()[0].endswith(_GIVEN_ENDS[story.main.pronoun])
+        values = {value for entity in story.entities for value in entity.facts.values()}
+        fits = kind != "person" or name.split()[0].endswith(WORDS[f"{story.main.pronoun} ends"])
         if fits and name not in values | {story.other.name}:
             story.main.name = name
             return story

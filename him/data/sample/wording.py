@@ -9,10 +9,15 @@ The wordings are in `phrases/<kind>.txt`, one file for each kind of entity:
 
 `[a|b]` is a choice, `{its}` the possessive pronoun, and `*` after a block's name keeps it for validation. The words of
 validation wordings all occur in training wordings of the same kind, in other combinations.
+
+`frames.txt` has, for any kind, `# asides`: sentences that answer nothing, with the same types of values as the facts,
+so that a type alone finds nothing; `# others`: frames of a sentence that turns to the other entity; `# contrasts`:
+frames of one about both. `{s}` and `{t}` are the subjects, `{a}` and `{b}` what is said of them.
 """
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,41 +28,6 @@ _SLOT = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _POSSESSIVE = {"she": "her", "he": "his", "it": "its"}
 _GRAMMAR_SLOTS = {"s", "its"}
-
-# Sentences that answer nothing: they hold the same types of values as the facts, so that a type alone finds nothing.
-ASIDES = {
-    TRAIN: (
-        "A statue by {person} recalls those days.",
-        "The story was told again by {person} in {year}.",
-        "In {year} a newspaper in {place} printed the story.",
-        "Few people in {place} have heard of it.",
-        "A letter of {date} describes this in detail.",
-        "{person} later spoke of it with great respect.",
-        "A museum in {place} keeps {count} letters about it.",
-        "An exhibition in {year} was visited by {count} people.",
-    ),
-    VALIDATION: (
-        "In {year} {person} told the story again.",
-        "A newspaper in {place} later printed {count} letters about it.",
-        "A letter by {person} recalls it.",
-        "A museum in {place} describes the story in detail.",
-    ),
-}
-# Frames of a sentence that turns to the other entity, and of one about both: {s} and {t} are the subjects, {a} and {b}
-# what is said of them.
-_OTHERS = {
-    TRAIN: ("{s} {a}", "by contrast, {s} {a}", "{s}, by contrast, {a}", "meanwhile, {s} {a}"),
-    VALIDATION: ("{s} {a}", "{s}, meanwhile, {a}", "but {s} {a}"),
-}
-_CONTRASTS = {
-    TRAIN: (
-        "{s} {a}, while {t} {b}",
-        "{s} {a}, but {t} {b}",
-        "while {s} {a}, {t} {b}",
-        "{s} {a}, and {t}, by contrast, {b}",
-    ),
-    VALIDATION: ("{s} {a}, and {t} {b}", "{s} {a}, but {t}, by contrast, {b}"),
-}
 
 
 @dataclass(frozen=True)
@@ -102,13 +72,20 @@ def load_phrases() -> dict[str, Phrases]:
     return {path.stem: _parse(path) for path in sorted((Path(__file__).parent / "phrases").glob("*.txt"))}
 
 
-def _parse(path: Path) -> Phrases:
-    phrases, block, split = Phrases(path.stem), "", TRAIN
+def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Block, split and text of each line below the blocks' names."""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
             block = line[2:].rstrip("*")
             split = VALIDATION if line.endswith("*") else TRAIN
-        elif block == "relations":
+        else:
+            yield block, split, line
+
+
+def _parse(path: Path) -> Phrases:
+    phrases = Phrases(path.stem)
+    for block, split, line in _lines(path):
+        if block == "relations":
             name, value_type = line.split(": ")
             phrases.relations[name] = value_type
         elif block == "clauses":
@@ -116,6 +93,13 @@ def _parse(path: Path) -> Phrases:
         else:
             phrases.questions.setdefault(block.removeprefix("ask "), []).append(Wording(line, split))
     return phrases
+
+
+@cache
+def load_frames(block: str, split: str) -> list[str]:
+    """The lines of a block of `frames.txt`."""
+    path = Path(__file__).parent / "frames.txt"
+    return [line for name, of, line in _lines(path) if (name, of) == (block, split)]
 
 
 @dataclass
@@ -149,16 +133,27 @@ class Writer:
         question can be answered without knowing whom it is about. `aside_values` (person, place, year, date, count)
         fill a sentence beside the point.
         """
-        rng, phrases = self.rng, load_phrases()[story.kind]
-        told_main = rng.sample(list(phrases.relations), min(5, len(phrases.relations)))
-        told_other = rng.sample(told_main, rng.choice((2, 3)))
-        clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
+        rng, relations = self.rng, load_phrases()[story.kind].relations
+        told_main = rng.sample(list(relations), min(5, len(relations)))
+        return self._tell(story, aside_values, told_main, rng.sample(told_main, rng.choice((2, 3))))
 
+    def _tell(
+        self,
+        story: Story,
+        aside_values: dict[str, str],
+        told_main: list[str],
+        told_other: list[str],
+        other_opens: float = 0.0,
+    ) -> Passage:
+        """Tells these relations of the two entities; how probable it is that the other one comes first."""
+        rng, phrases = self.rng, load_phrases()[story.kind]
+        clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
         contrast = self._contrast(clauses) if rng.random() < 0.4 else []
         about_main, about_other = (self._grouped(who, clauses[who]) for who in (0, 1))
-        # The main entity comes first, and often again after the other.
+        opening = about_other[:1] if other_opens and rng.random() < other_opens else []
+        # The main entity often comes again after the other.
         cut = rng.randint(1, max(1, len(about_main)))
-        sentences = about_main[:cut] + contrast + about_other + about_main[cut:]
+        sentences = opening + about_main[:cut] + contrast + about_other[len(opening) :] + about_main[cut:]
         if rng.random() < 0.7:
             sentences.insert(rng.randrange(1, len(sentences) + 1), [])
 
@@ -170,7 +165,7 @@ class Writer:
         return passage
 
     def ask(self, story: Story, passage: Passage, count: int) -> list[dict]:
-        """Up to `count` questions on different facts: `question`, `text`, `answer_start` and the `wording` used."""
+        """Up to `count` questions on different facts, each with its one answer, as in a SQuAD file."""
         phrases = load_phrases()[story.kind]
         asked = []
         candidates = list(passage.places) + [(0, "name"), (1, "name")]
@@ -183,28 +178,23 @@ class Writer:
                 for wording in phrases.questions[relation]
                 if wording.split == self.split
                 and told.issuperset(wording.relations)
-                and all(passage.text.count(entity.facts[name].value) == 1 for name in wording.relations)
+                and all(passage.text.count(entity.facts[name]) == 1 for name in wording.relations)
             ]
             if not possible or len(asked) == count:
                 continue
             wording = self.rng.choice(possible)
-            values = {name: fact.value for name, fact in entity.facts.items()}
             question = self.rng.choice(wording.variants).format(
-                s=entity.article + entity.name, its=_POSSESSIVE[entity.pronoun], **values
+                s=entity.article + entity.name, its=_POSSESSIVE[entity.pronoun], **entity.facts
             )
             if relation == "name":
-                text, start = entity.name, self._mention(passage, who, passage.places[who, wording.relations[0]])
+                # The last mention before the fact, where a reader has the answer from, or else the next one.
+                mentions, place = passage.names[who], passage.places[who, wording.relations[0]]
+                text, start = entity.name, max((at for at in mentions if at <= place), default=mentions[0])
             else:
-                text, start = values[relation], passage.places[who, relation]
+                text, start = entity.facts[relation], passage.places[who, relation]
             text = passage.text[start : start + len(text)]  # as written: a sentence may open with it
-            asked.append({"question": question, "text": text, "answer_start": start, "wording": wording})
+            asked.append({"question": question, "answers": [{"text": text, "answer_start": start}]})
         return asked
-
-    @staticmethod
-    def _mention(passage: Passage, who: int, place: int) -> int:
-        """The last mention of an entity before `place`, where a reader has the answer from, or else the next one."""
-        mentions = passage.names[who]
-        return max((start for start in mentions if start <= place), default=mentions[0])
 
     def _clauses(self, phrases: Phrases, told: list[str]) -> list[Wording]:
         """Clauses that together state each of the relations `told` once."""
@@ -251,18 +241,18 @@ class Writer:
             passage.text += " "
         sentence_start = len(passage.text)
         if not sentence:
-            passage.text += rng.choice(ASIDES[self.split]).format(**aside_values)
+            passage.text += rng.choice(load_frames("asides", self.split)).format(**aside_values)
         elif sentence[0][1].stands_alone:
             who, clause = sentence[0]
             self._add_clause(passage, story, who, clause, story.entities[who].noun if last == who else "")
         else:
             frame = "{s} {a}"
             if len({who for who, _ in sentence}) == 2:
-                frame = rng.choice(_CONTRASTS[self.split])
+                frame = rng.choice(load_frames("contrasts", self.split))
             elif len(sentence) == 2:
                 frame = "{s} {a}, and {b}" if "," in sentence[0][1].text else "{s} {a} and {b}"
             elif last is not None and last != sentence[0][0]:
-                frame = rng.choice(_OTHERS[self.split])
+                frame = rng.choice(load_frames("others", self.split))
             for part in re.split(r"(\{\w\})", frame):
                 match part:
                     case "{s}":
@@ -307,4 +297,4 @@ class Writer:
                     self._add_subject(passage, story, who, None)
             else:
                 passage.places[who, part] = len(passage.text)
-                passage.text += entity.facts[part].value
+                passage.text += entity.facts[part]
