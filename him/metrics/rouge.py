@@ -8,7 +8,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,17 +63,10 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
     return {name: 100.0 * total / len(predictions) for name, total in totals.items()}
 
 
-@dataclass(frozen=True)
-class _Tokenizer:
-    """What `RougeScorer` asks of a tokenizer."""
-
-    tokenize: Callable[[str], list[str]]
-
-
 def _scorer(tokenize: Callable[[str], list[str]]) -> "RougeScorer":
     from rouge_score.rouge_scorer import RougeScorer  # here, because it loads all of nltk, which takes 0.3 s
 
-    return RougeScorer(list(_NAMES.values()), tokenizer=_Tokenizer(tokenize))
+    return RougeScorer(list(_NAMES.values()), tokenizer=SimpleNamespace(tokenize=tokenize))
 
 
 def _in_lines(text: str) -> str:
