@@ -300,9 +300,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-# -- text --------------------------------------------------------------------------------------------------------------
-
-
 def _token_label(example: AttentionExample, slot: range) -> str:
     """Names the token of a slot, cut to LABEL_CHARS, or marks a gap."""
     if len(slot) > 1:

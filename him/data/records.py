@@ -154,9 +154,6 @@ def pairs_from_records(records: Records, source: str, fields: Fields, *, summari
     return PairData(tuple(pairs), source)
 
 
-# --- values of a record ---------------------------------------------------------------------------------------------
-
-
 def _id(record: Mapping[str, object], at: str) -> str:
     value = record[ID]
     if isinstance(value, int) and not isinstance(value, bool):
@@ -180,9 +177,7 @@ def _summaries(record: Mapping[str, object], fields: Fields, required: bool, at:
     texts: list[str] = []
     if isinstance(own, list):
         texts += _list(record, name, fields, at)
-    elif isinstance(own, str) and not own.strip():
-        pass  # reported below, if there is no other
-    elif own is not None:
+    elif own is not None and not (isinstance(own, str) and not own.strip()):  # a blank one is reported below
         texts.append(_text(record, name, fields, at))
     if several is not None and record.get(several) is not None:
         if not isinstance(record[several], list):
@@ -207,9 +202,6 @@ def _list(record: Mapping[str, object], name: str, fields: Fields, at: str) -> l
         if value.strip():
             texts.append(text_of({name: value}, name, at))
     return texts
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def _reader(path: str | PathLike, source: str) -> Callable[..., Records]:
@@ -335,9 +327,7 @@ def _parquet_rows(path: str | PathLike, source: str, fields: Fields, summaries_r
 
 
 READERS: dict[str, Callable[..., Records]] = {
-    ".jsonl": _json_lines,
-    ".jsonlines": _json_lines,
-    ".json-lines": _json_lines,
+    **dict.fromkeys((".jsonl", ".jsonlines", ".json-lines"), _json_lines),
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }
