@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from him.data.sample.world import TRAIN, VALIDATION, Story
+from him.data.sample.world import TRAIN, VALIDATION, Dice, Story, make_story
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\[([^\]]*)\]")
@@ -60,7 +60,6 @@ class Wording:
 class Phrases:
     """All wordings for one kind of entity."""
 
-    kind: str
     relations: dict[str, str] = field(default_factory=dict)
     clauses: list[Wording] = field(default_factory=list)
     questions: dict[str, list[Wording]] = field(default_factory=dict)
@@ -83,7 +82,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _parse(path: Path) -> Phrases:
-    phrases = Phrases(path.stem)
+    phrases = Phrases()
     for block, split, line in _lines(path):
         if block == "relations":
             name, value_type = line.split(": ")
@@ -107,12 +106,16 @@ class Passage:
     """A paragraph and where everything is in it.
 
     Attributes:
+        story: what it tells.
+        asides: values for a sentence beside the point.
         text: the paragraph.
         places: offset of each value, by number of the entity (0 is the main one) and relation.
         names: offsets of the full names of each entity, in order.
         wordings: what it was written with.
     """
 
+    story: Story
+    asides: dict[str, str]
     text: str = ""
     places: dict[tuple[int, str], int] = field(default_factory=dict)
     names: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
@@ -123,30 +126,26 @@ class Writer:
     """Tells stories in the wordings of one split."""
 
     def __init__(self, rng: random.Random, split: str):
-        self.rng = rng
-        self.split = split
+        self.rng, self.split, self.dice = rng, split, Dice(rng, split)
 
-    def tell(self, story: Story, aside_values: dict[str, str]) -> Passage:
+    def story(self, kind: str) -> Story:
+        """A new story of two entities of a kind."""
+        return make_story(kind, load_phrases()[kind].relations, self.dice)
+
+    def tell(self, story: Story) -> Passage:
         """Write a paragraph about a story.
 
         Up to five facts of the main entity are told and two or three of the other, in the same relations, so that no
-        question can be answered without knowing whom it is about. `aside_values` (person, place, year, date, count)
-        fill a sentence beside the point.
+        question can be answered without knowing whom it is about.
         """
-        rng, relations = self.rng, load_phrases()[story.kind].relations
-        told_main = rng.sample(list(relations), min(5, len(relations)))
-        return self._tell(story, aside_values, told_main, rng.sample(told_main, rng.choice((2, 3))))
+        rng, relations = self.rng, list(load_phrases()[story.kind].relations)
+        passage = Passage(story, self.dice.asides())
+        told_main = rng.sample(relations, min(5, len(relations)))
+        return self._tell(passage, told_main, rng.sample(told_main, rng.choice((2, 3))))
 
-    def _tell(
-        self,
-        story: Story,
-        aside_values: dict[str, str],
-        told_main: list[str],
-        told_other: list[str],
-        other_opens: float = 0.0,
-    ) -> Passage:
+    def _tell(self, passage: Passage, told_main: list[str], told_other: list[str], other_opens: float = 0.0) -> Passage:
         """Tells these relations of the two entities; how probable it is that the other one comes first."""
-        rng, phrases = self.rng, load_phrases()[story.kind]
+        rng, phrases = self.rng, load_phrases()[passage.story.kind]
         clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
         contrast = self._contrast(clauses) if rng.random() < 0.4 else []
         about_main, about_other = (self._grouped(who, clauses[who]) for who in (0, 1))
@@ -157,21 +156,21 @@ class Writer:
         if rng.random() < 0.7:
             sentences.insert(rng.randrange(1, len(sentences) + 1), [])
 
-        passage, last = Passage(), None
+        last = None
         for sentence in sentences:
-            self._write(passage, story, sentence, last, aside_values)
+            self._write(passage, sentence, last)
             speakers = {who for who, _ in sentence}
             last = speakers.pop() if len(speakers) == 1 else None
         return passage
 
-    def ask(self, story: Story, passage: Passage, count: int) -> list[dict]:
+    def ask(self, passage: Passage, count: int) -> list[dict]:
         """Up to `count` questions on different facts, each with its one answer, as in a SQuAD file."""
-        phrases = load_phrases()[story.kind]
+        phrases = load_phrases()[passage.story.kind]
         asked = []
         candidates = list(passage.places) + [(0, "name"), (1, "name")]
         self.rng.shuffle(candidates)
         for who, relation in candidates:
-            entity = story.entities[who]
+            entity = passage.story.entities[who]
             told = {name for number, name in passage.places if number == who}
             possible = [
                 wording
@@ -227,24 +226,17 @@ class Writer:
         self.rng.shuffle(sentences)
         return sentences
 
-    def _write(
-        self,
-        passage: Passage,
-        story: Story,
-        sentence: list[tuple[int, Wording]],
-        last: int | None,
-        aside_values: dict[str, str],
-    ) -> None:
+    def _write(self, passage: Passage, sentence: list[tuple[int, Wording]], last: int | None) -> None:
         """Add a sentence to the passage; an empty one is an aside."""
         rng = self.rng
         if passage.text:
             passage.text += " "
         sentence_start = len(passage.text)
         if not sentence:
-            passage.text += rng.choice(load_frames("asides", self.split)).format(**aside_values)
+            passage.text += rng.choice(load_frames("asides", self.split)).format(**passage.asides)
         elif sentence[0][1].stands_alone:
             who, clause = sentence[0]
-            self._add_clause(passage, story, who, clause, story.entities[who].noun if last == who else "")
+            self._add_clause(passage, who, clause, passage.story.entities[who].noun if last == who else "")
         else:
             frame = "{s} {a}"
             if len({who for who, _ in sentence}) == 2:
@@ -256,11 +248,11 @@ class Writer:
             for part in re.split(r"(\{\w\})", frame):
                 match part:
                     case "{s}":
-                        self._add_subject(passage, story, sentence[0][0], last)
+                        self._add_subject(passage, sentence[0][0], last)
                     case "{t}":
-                        self._add_subject(passage, story, sentence[1][0], None)
+                        self._add_subject(passage, sentence[1][0], None)
                     case "{a}" | "{b}":
-                        self._add_clause(passage, story, *sentence[0 if part == "{a}" else 1], "")
+                        self._add_clause(passage, *sentence[0 if part == "{a}" else 1], "")
                     case _:
                         passage.text += part
         if sentence:
@@ -268,9 +260,9 @@ class Writer:
         head, tail = passage.text[:sentence_start], passage.text[sentence_start:]
         passage.text = head + tail[0].upper() + tail[1:]
 
-    def _add_subject(self, passage: Passage, story: Story, who: int, last: int | None) -> None:
+    def _add_subject(self, passage: Passage, who: int, last: int | None) -> None:
         """Name the subject, or point back to it if the sentence before was about it alone."""
-        entity = story.entities[who]
+        entity = passage.story.entities[who]
         manner = self.rng.random() if last == who else 1.0
         if manner < 0.45:
             passage.text += entity.pronoun
@@ -281,9 +273,9 @@ class Writer:
             passage.names[who].append(len(passage.text))
             passage.text += entity.name
 
-    def _add_clause(self, passage: Passage, story: Story, who: int, clause: Wording, noun: str) -> None:
+    def _add_clause(self, passage: Passage, who: int, clause: Wording, noun: str) -> None:
         """Add a clause, noting where its values stand; `noun` replaces the name of its subject, if not empty."""
-        entity = story.entities[who]
+        entity = passage.story.entities[who]
         passage.wordings.append(clause)
         for i, part in enumerate(_SLOT.split(self.rng.choice(clause.variants))):
             if i % 2 == 0:
@@ -294,7 +286,7 @@ class Writer:
                 if noun:
                     passage.text += f"the {noun}"
                 else:
-                    self._add_subject(passage, story, who, None)
+                    self._add_subject(passage, who, None)
             else:
                 passage.places[who, part] = len(passage.text)
                 passage.text += entity.facts[part]
