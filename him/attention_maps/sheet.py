@@ -68,9 +68,8 @@ def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) 
     labels = [_token_label(example, slot) for slot in slots]
     grid = _grid(num_heads, labels)
     width = max(grid.margin + grid.columns * (grid.panel + COLUMN_GAP) - COLUMN_GAP + RIGHT, 900)
-    heading = f"Example {example.name} · layer {layer} of {len(example.weights)} · {_count(num_heads, 'head')}"
-    if epoch is not None:
-        heading = f"Epoch {epoch} · {heading[0].lower()}{heading[1:]}"
+    heading = "Example" if epoch is None else f"Epoch {epoch} · example"
+    heading += f" {example.name} · layer {layer} of {len(example.weights)} · {_count(num_heads, 'head')}"
     title = _wrap(_drawable(" ".join(example.title.split()), "□"), width - 2 * EDGE, 13, max_lines=2)
     caption = _wrap(_caption(num_heads, length, slots), width - 2 * EDGE, 12)
     bottom = grid.margin + 14 + 17 * len(caption)

@@ -6,7 +6,6 @@ or row, and how to fix it.
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
@@ -258,27 +257,20 @@ def _csv_cells(path: str | PathLike, source: str) -> Iterator[tuple[str, list[st
     reader = csv.reader(read_lines(path, CSV), strict=True)
     while True:
         place = f"line {reader.line_num + 1}"
+        before = csv.field_size_limit(CELL_CHARACTERS)
         try:
-            with _long_cells():
-                row = next(reader, None)
+            row = next(reader, None)
         except csv.Error as error:
             if "new-line character" in str(error):
                 fail(f"{source}: {place}", "has a line end of CR alone", "save the file with LF or CR LF")
             fault = f"not valid CSV ({one_line(str(error))})"
             fail(f"{source}: {place}", fault, 'write a quote inside a quoted cell twice, "", and close each cell')
+        finally:
+            csv.field_size_limit(before)
         if row is None:
             return
         if row:
             yield place, row
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    before = csv.field_size_limit(CELL_CHARACTERS)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _check_columns(header: Sequence[str], at: str, fields: Fields, summaries_required: bool) -> None:

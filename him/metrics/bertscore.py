@@ -159,26 +159,19 @@ class BertScorer:
             same_lengths[len(ids_by_text[prediction]), len(ids_by_text[reference])].append((prediction, reference))
         scores: dict[tuple[str, str], float] = {}
         for batch in (batch for group in same_lengths.values() for batch in _batches(group)):
-            sides = [self._side(texts, ids_by_text, vectors) for texts in zip(*batch, strict=True)]
+            # What greedy_cos_idf takes for each side of the pairs: vectors [B, L, D], mask [B, L], weights [B, L]. The
+            # special tokens can be matched but do not count themselves, as in bert-score.
+            sides = []
+            for texts in zip(*batch, strict=True):
+                weights = [[float(id not in self._unscored_ids) for id in ids_by_text[text]] for text in texts]
+                weights_BL = torch.tensor(weights, device=self._device)
+                sides.append((torch.stack([vectors[text] for text in texts]), torch.ones_like(weights_BL), weights_BL))
             with torch.inference_mode():
                 precision_B, recall_B, f1_B = greedy_cos_idf(*sides[1], *sides[0])
             # A harmonic mean has no meaning below 0: of 0.017 and -0.018 it is 0.7. Rounding can exceed 1.
             f1_B = torch.where((precision_B > 0) & (recall_B > 0), f1_B, 0.0).clamp(max=1.0)
             scores.update(zip(batch, f1_B.tolist(), strict=True))
         return scores
-
-    def _side(
-        self, texts: Sequence[str], ids_by_text: dict[str, list[int]], vectors: dict[str, "Tensor"]
-    ) -> tuple["Tensor", "Tensor", "Tensor"]:
-        """What greedy_cos_idf takes for one side of the pairs: vectors [B, L, D], mask [B, L], weights [B, L].
-
-        The special tokens can be matched but do not count themselves, as in bert-score.
-        """
-        import torch
-
-        weights = [[float(token_id not in self._unscored_ids) for token_id in ids_by_text[text]] for text in texts]
-        weights_BL = torch.tensor(weights, device=self._device)
-        return torch.stack([vectors[text] for text in texts]), torch.ones_like(weights_BL), weights_BL
 
     def _encode(self, ids_by_text: dict[str, list[int]]) -> dict[str, "Tensor"]:
         """Vectors [L, D] of the tokens of each text, fp32, on the scorer's device."""
