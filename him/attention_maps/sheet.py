@@ -263,21 +263,18 @@ def _caption(num_heads: int, length: int, slots: list[range]) -> str:
     if num_heads == 0:
         return "This layer has no heads left: pruning removed them all."
     shown = sum(len(slot) == 1 for slot in slots)
-    parts = [
-        "Row: the token that looks; column: the token looked at; colour: the attention weight (square-root scale)."
-    ]
+    tokens = f"All {_count(length, 'token')} shown; every row adds up to 1."
     if shown < length:
-        parts.append(
+        tokens = (
             f"{shown} of {length} tokens are shown, a grey “{GAP_MARK}” stands for those left out; weights are as the "
             f"model computed them, not renormalised, so what is shown of a row may add up to less than 1."
         )
-    else:
-        parts.append(f"All {_count(length, 'token')} shown; every row adds up to 1.")
-    parts.append(
+    return (
+        f"Row: the token that looks; column: the token looked at; colour: the attention weight (square-root scale). "
+        f"{tokens} "
         f"Over each heatmap: mean entropy of the rows (0 = one token, ln {length} = {math.log(length):.2f} = spread "
         f"evenly) and share of attention on special tokens (near 100 %: the head does little)."
     )
-    return " ".join(parts)
 
 
 def _draw_key(figure: Figure, used: dict[str, bool]) -> None:
