@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,21 +79,16 @@ def write_index(folder: str | Path) -> Path:
             found.append((int(match[1]), match[2], int(match[3]), path))
     # Natural order of names: example 10 after example 9.
     found.sort(key=lambda sheet: (sheet[0], [(len(p), p) for p in re.split(r"(\D+)", sheet[1])], sheet[2]))
-    titles: dict[tuple[int, str], str] = {}  # one per epoch and example, since a title names the answer predicted then
-    for epoch, example, _, path in found:
-        if (epoch, example) not in titles:
-            titles[epoch, example] = _read_title(path)
-
-    sheets, links, previous = [], [], None
-    for epoch, example, layer, path in found:
-        title = titles[epoch, example]
-        sheets.append({"epoch": epoch, "example": example, "layer": layer, "title": title, "file": path.name})
-        if (epoch, example) != previous:
-            heading = html.escape(f"Epoch {epoch}, example {example}: {title}")
-            links.append(f"</p>\n<p>{heading}<br>" if previous else f"<p>{heading}<br>")
-            previous = (epoch, example)
-        links.append(f'<a href="{html.escape(path.name)}">layer {layer}</a>')
-    links.append("</p>" if previous else "<p>No sheets yet.</p>")
+    sheets, links = [], []
+    for (epoch, example), group in groupby(found, key=lambda sheet: sheet[:2]):
+        files = [(layer, path) for _, _, layer, path in group]
+        title = _read_title(files[0][1])  # an epoch's own, since it names the answer predicted then
+        for layer, path in files:
+            sheets.append({"epoch": epoch, "example": example, "layer": layer, "title": title, "file": path.name})
+        heading = html.escape(f"Epoch {epoch}, example {example}: {title}")
+        anchors = [f'<a href="{html.escape(path.name)}">layer {layer}</a>' for layer, path in files]
+        links += [f"<p>{heading}<br>", *anchors, "</p>"]
+    links = links or ["<p>No sheets yet.</p>"]
     # JSON inside <script>: only "<" can end the element early.
     data = json.dumps(sheets, ensure_ascii=False).replace("<", "\\u003c")
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")

@@ -57,8 +57,8 @@ def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) 
     Returns:
         uint8 (height, width, 3), at most about 1900 pixels wide, and 1060 high for up to 8 heads.
     """
-    # CPU seconds for 300 tokens cut to 38 slots: 1 head 0.20, 8 heads 0.49, 16 heads 0.74, most of it text; the first
-    # sheet of a process takes some seconds more for imports.
+    # CPU seconds for 300 tokens cut to 38 slots: 8 heads 0.30, 16 heads 0.45, most of it text and axes (1 head of 12
+    # tokens 0.17); the first sheet of a process takes some seconds more for imports.
     from matplotlib.figure import Figure
 
     assert 1 <= layer <= len(example.weights), (layer, len(example.weights))
@@ -68,13 +68,12 @@ def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) 
     labels = [_token_label(example, slot) for slot in slots]
     grid = _grid(num_heads, labels)
     width = max(grid.margin + grid.columns * (grid.panel + COLUMN_GAP) - COLUMN_GAP + RIGHT, 900)
-    heading = f"Example {example.name} · layer {layer} of {len(example.weights)} · {_count(num_heads, 'head')}"
-    if epoch is not None:
-        heading = f"Epoch {epoch} · {heading[0].lower()}{heading[1:]}"
+    heading = "Example" if epoch is None else f"Epoch {epoch} · example"
+    heading += f" {example.name} · layer {layer} of {len(example.weights)} · {_count(num_heads, 'head')}"
     title = _wrap(_drawable(" ".join(example.title.split()), "□"), width - 2 * EDGE, 13, max_lines=2)
     caption = _wrap(_caption(num_heads, length, slots), width - 2 * EDGE, 12)
-    top, bottom = 78 + 18 * len(title), grid.margin + 14 + 17 * len(caption)
-    height = top + grid.rows * (grid.panel + ROW_GAP) - ROW_GAP + bottom
+    bottom = grid.margin + 14 + 17 * len(caption)
+    height = 78 + 18 * len(title) + grid.rows * (grid.panel + ROW_GAP) - ROW_GAP + bottom
 
     # Agg cuts the fraction of a pixel off, so the size stays a little above the whole number.
     figure = Figure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI), dpi=DPI, facecolor="white")
@@ -82,13 +81,27 @@ def draw_sheet(example: AttentionExample, layer: int, epoch: int | None = None) 
     _draw_key(figure, {SPECIAL: any(example.special), ANSWER: example.answer is not None})
     _write(figure, EDGE, height - 42, "\n".join(title), 13, va="top", linespacing=1.2)
     _write(figure, EDGE, 10, "\n".join(caption), 12, va="bottom", linespacing=1.2, color=FAINT)
-    if num_heads:
-        wide, high = grid.columns * (grid.panel + COLUMN_GAP) - COLUMN_GAP, height - top - bottom
-        place = dict(left=grid.margin / width, right=(grid.margin + wide) / width, bottom=bottom / height)
-        place |= dict(top=(bottom + high) / height, wspace=COLUMN_GAP / grid.panel, hspace=ROW_GAP / grid.panel)
-        axes = figure.subplots(grid.rows, grid.columns, squeeze=False, gridspec_kw=place).ravel()
-        _draw_heads(axes, weights_HLL, labels, slots, example, grid)
-    return pixels_of(figure)
+    if num_heads == 0:
+        return pixels_of(figure)
+    corners = [grid.corner(head, bottom) for head in range(num_heads)]
+    norm = _color_scale(weights_HLL, slots)
+    for head, (left, lower) in enumerate(corners):
+        head_title = _head_title(head, weights_HLL[head], example.special)
+        _write(figure, left + grid.panel / 2, lower + grid.panel + 5.5, head_title, 12.5, ha="center")
+        ax = _axes(figure, left, lower, grid.panel, grid.panel)
+        mesh = _draw_heatmap(ax, weights_HLL[head], slots, example, norm)
+    _draw_color_bar(figure, corners[min(num_heads, grid.columns) - 1], grid.panel, mesh)
+    _draw_labels(figure, corners[0], labels, slots, example, grid, along_rows=True)
+    _draw_labels(figure, grid.corner((grid.rows - 1) * grid.columns, bottom), labels, slots, example, grid)
+    image = pixels_of(figure)
+    _repeat_labels(image, corners, grid)
+    return image
+
+
+def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes in a rectangle of the sheet, counted from its lower left corner."""
+    whole = figure.bbox
+    return figure.add_axes((x / whole.width, y / whole.height, width / whole.width, height / whole.height))
 
 
 class _Grid(NamedTuple):
@@ -100,6 +113,11 @@ class _Grid(NamedTuple):
     font: float  # height of a token label
     label_width: int  # of the widest token label
     margin: int
+
+    def corner(self, head: int, bottom: int) -> tuple[int, int]:
+        """Where the lower left corner of a heatmap is; the lowest heatmaps are `bottom` pixels above the edge."""
+        row, column = divmod(head, self.columns)
+        return self.margin + column * (self.panel + COLUMN_GAP), bottom + (self.rows - 1 - row) * (self.panel + ROW_GAP)
 
 
 def _grid(num_heads: int, labels: list[str]) -> _Grid:
@@ -117,50 +135,23 @@ def _grid(num_heads: int, labels: list[str]) -> _Grid:
     return _Grid(rows, columns, panel, font, label_width, margin)
 
 
-def _draw_heads(
-    axes: np.ndarray,
-    weights_HLL: np.ndarray,
-    labels: list[str],
-    slots: list[range],
-    example: AttentionExample,
-    grid: _Grid,
-) -> None:
-    """Draws the heatmaps, labels at the left and lowest ones, and the colour bar."""
-    norm = _color_scale(weights_HLL, slots)
-    num_heads = len(weights_HLL)
-    for head, ax in enumerate(axes):
-        if head >= num_heads:
-            ax.remove()
-            continue
-        mesh = _draw_heatmap(ax, weights_HLL[head], head, slots, example, norm)
-        if head % grid.columns == 0:
-            _draw_labels(ax, labels, slots, example, grid, along_rows=True)
-        if head + grid.columns >= num_heads:  # the lowest one of its column
-            _draw_labels(ax, labels, slots, example, grid, along_rows=False)
-    last = axes[min(num_heads, grid.columns) - 1]
-    high = min(1, 400 / grid.panel)
-    _draw_color_bar(last.inset_axes((1 + 18 / grid.panel, 1 - high, 14 / grid.panel, high)), mesh)
-
-
 def _draw_heatmap(
-    ax: Axes, weights_LL: np.ndarray, head: int, slots: list[range], example: AttentionExample, norm: PowerNorm
+    ax: Axes, weights_LL: np.ndarray, slots: list[range], example: AttentionExample, norm: PowerNorm
 ) -> QuadMesh:
-    """Draws a heatmap with its title, gaps left grey, lines between sections, and frames around the answer."""
+    """Draws a heatmap with gaps left grey, lines between sections, and frames around the answer."""
     import seaborn
+    from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
     # vmin and vmax are the norm's business; given, they keep seaborn from seeking the minimum of weights all NaN.
-    scale = dict(norm=norm, vmin=norm.vmin, vmax=norm.vmax, cmap=COLORMAP)
+    scale = dict(norm=norm, vmin=norm.vmin, vmax=norm.vmax, cmap=colormaps[COLORMAP].with_extremes(bad=GAP))
     # With tick labels seaborn would draw the whole figure to see whether they overlap.
     seaborn.heatmap(_cut(weights_LL, slots), ax=ax, cbar=False, xticklabels=False, yticklabels=False, **scale)
-    ax.set_facecolor(GAP)
-    title = _head_title(head, weights_LL, example.special)
-    ax.set_title(title, fontsize=_points(12.5), color=INK, family=_font_families(), pad=4)
+    ax.set_axis_off()
     count = len(slots)
     edges = {edge for _, first, last in example.sections for edge in slot_span(slots, first, last)} - {0, count}
-    if edges:
-        ax.hlines(sorted(edges), 0, count, color=FAINT, linewidth=0.6)
-        ax.vlines(sorted(edges), 0, count, color=FAINT, linewidth=0.6)
+    ax.hlines(sorted(edges), 0, count, color=FAINT, linewidth=0.6)
+    ax.vlines(sorted(edges), 0, count, color=FAINT, linewidth=0.6)
     if example.answer:
         start, end = slot_span(slots, *example.answer)
         for corner, *size in (((0, start), count, end - start), ((start, 0), end - start, count)):
@@ -201,43 +192,67 @@ def _head_title(head: int, weights_LL: np.ndarray, special: list[bool]) -> str:
 
 
 def _draw_labels(
-    ax: Axes, labels: list[str], slots: list[range], example: AttentionExample, grid: _Grid, along_rows: bool
+    figure: Figure,
+    corner: tuple[int, int],
+    labels: list[str],
+    slots: list[range],
+    example: AttentionExample,
+    grid: _Grid,
+    along_rows: bool = False,
 ) -> None:
     """Writes the token labels left of the rows or below the columns, and a bracket with its name for each section."""
-    turn, beside = (0, ax.get_yaxis_transform()) if along_rows else (90, ax.get_xaxis_transform())
+    from matplotlib.lines import Line2D
+
+    turn = 0 if along_rows else 90
+    cell = grid.panel / len(slots)
+
+    def place(slot: float, distance: float) -> tuple[float, float]:
+        """The pixel at a slot's position along the heatmap's side, so many pixels away from it."""
+        if along_rows:
+            return corner[0] - distance, corner[1] + grid.panel - slot * cell
+        return corner[0] + slot * cell, corner[1] - distance
+
+    # Turned about its end and set on the baseline, so that labels line up whatever letters they hold.
+    turned = dict(ha="right", va="center_baseline", rotation=turn, rotation_mode="anchor")
     answer = range(0) if example.answer is None else range(example.answer[0], example.answer[1] + 1)
-    style = dict(family=_font_families(), parse_math=False, transform=beside)  # data along the axis, a share across it
-    # Turned about its end and set on the baseline, so that labels line up whatever letters they hold. As tick labels
-    # they would take twice the time.
-    turned = dict(ha="right", va="center_baseline", rotation=turn, rotation_mode="anchor", fontsize=_points(grid.font))
     for index, (label, slot) in enumerate(zip(labels, slots, strict=True)):
-        color, weight = INK, "bold"
-        if len(slot) == 1:
-            is_answer, is_special = slot.start in answer, example.special[slot.start]
-            color = ANSWER if is_answer else SPECIAL if is_special else INK
-            weight = "bold" if is_answer or is_special else "normal"
-        place = (-5 / grid.panel, index + 0.5)
-        ax.text(*(place if along_rows else place[::-1]), label, color=color, weight=weight, **turned, **style)
-    bracket = -(grid.label_width + 11) / grid.panel
+        is_token = len(slot) == 1
+        is_answer, is_special = is_token and slot.start in answer, is_token and example.special[slot.start]
+        color = ANSWER if is_answer else SPECIAL if is_special else INK
+        weight = "bold" if is_answer or is_special or not is_token else "normal"
+        _write(figure, *place(index + 0.5, 5), label, grid.font, color=color, weight=weight, **turned)
+    bracket = grid.label_width + 11
     for name, first, last in example.sections:
         start, end = slot_span(slots, first, last)
+        line = zip(place(start + 0.15, bracket), place(end - 0.15, bracket), strict=True)
+        figure.add_artist(Line2D(*line, color=FAINT, linewidth=1.4, solid_capstyle="butt", transform=None))
         name = _drawable(name, "□")
-        line = ([bracket, bracket], [start + 0.15, end - 0.15])
-        look = dict(color=FAINT, linewidth=1.4, clip_on=False, solid_capstyle="butt", transform=beside)
-        ax.plot(*(line if along_rows else line[::-1]), **look)
-        if _text_width(name, 12) > (end - start) * grid.panel / len(slots):
-            continue  # the name would run into its neighbour's
-        place = (bracket - 5 / grid.panel, (start + end) / 2)
-        place, align = (place, ("right", "center")) if along_rows else (place[::-1], ("center", "top"))
-        look = dict(color=FAINT, fontsize=_points(12), rotation=90 - turn, **style)
-        ax.text(*place, name, ha=align[0], va=align[1], **look)
+        if _text_width(name, 12) <= (end - start) * cell:  # otherwise it would run into its neighbour's
+            align = dict(ha="right", va="center") if along_rows else dict(ha="center", va="top")
+            _write(figure, *place((start + end) / 2, bracket + 5), name, 12, color=FAINT, rotation=90 - turn, **align)
 
 
-def _draw_color_bar(ax: Axes, mesh: QuadMesh) -> None:
-    """Draws the colour scale of `mesh` in `ax`, pointed if a shown weight exceeds it."""
+def _repeat_labels(image: np.ndarray, corners: list[tuple[int, int]], grid: _Grid) -> None:
+    """Copies the labels of the first row of heatmaps to the other rows, and those of the first column likewise.
+
+    Drawing them again would take nearly the time of all else.
+    """
+    panel, margin = grid.panel, grid.margin - 2  # two pixels for the frame of the answer
+    tops = [len(image) - lower - panel for _, lower in corners]
+    for top in tops[grid.columns :: grid.columns]:
+        image[top : top + panel, :margin] = image[tops[0] : tops[0] + panel, :margin]
+    below = image[tops[-1] + panel + 2 :][:margin, grid.margin : grid.margin + panel].copy()
+    for (left, _), top in zip(corners[-grid.columns :], tops[-grid.columns :], strict=True):
+        image[top + panel + 2 :][:margin, left : left + panel] = below
+
+
+def _draw_color_bar(figure: Figure, corner: tuple[int, int], panel: int, mesh: QuadMesh) -> None:
+    """Draws the colour scale of `mesh` right of a heatmap, pointed if a shown weight exceeds it."""
     top = mesh.norm.vmax
     clipped = bool(np.nanmax(mesh.get_array().filled(0)) > top)
-    bar = ax.figure.colorbar(mesh, cax=ax, extend="max" if clipped else "neither", extendfrac=0.03)
+    high = min(panel, 400)
+    ax = _axes(figure, corner[0] + panel + 18, corner[1] + panel - high, 14, high)
+    bar = figure.colorbar(mesh, cax=ax, extend="max" if clipped else "neither", extendfrac=0.03)
     ticks = [top * share for share in (0, 0.05, 0.2, 0.5, 1)]
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     ax.tick_params(labelsize=_points(12), length=3, color=FAINT, labelcolor=INK)
@@ -248,21 +263,18 @@ def _caption(num_heads: int, length: int, slots: list[range]) -> str:
     if num_heads == 0:
         return "This layer has no heads left: pruning removed them all."
     shown = sum(len(slot) == 1 for slot in slots)
-    parts = [
-        "Row: the token that looks; column: the token looked at; colour: the attention weight (square-root scale)."
-    ]
+    tokens = f"All {_count(length, 'token')} shown; every row adds up to 1."
     if shown < length:
-        parts.append(
+        tokens = (
             f"{shown} of {length} tokens are shown, a grey “{GAP_MARK}” stands for those left out; weights are as the "
             f"model computed them, not renormalised, so what is shown of a row may add up to less than 1."
         )
-    else:
-        parts.append(f"All {_count(length, 'token')} shown; every row adds up to 1.")
-    parts.append(
+    return (
+        f"Row: the token that looks; column: the token looked at; colour: the attention weight (square-root scale). "
+        f"{tokens} "
         f"Over each heatmap: mean entropy of the rows (0 = one token, ln {length} = {math.log(length):.2f} = spread "
         f"evenly) and share of attention on special tokens (near 100 %: the head does little)."
     )
-    return " ".join(parts)
 
 
 def _draw_key(figure: Figure, used: dict[str, bool]) -> None:
@@ -282,9 +294,6 @@ def _write(figure: Figure, x: float, y: float, text: str, pixels: float, **style
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-# -- text --------------------------------------------------------------------------------------------------------------
 
 
 def _token_label(example: AttentionExample, slot: range) -> str:

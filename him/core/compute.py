@@ -61,9 +61,7 @@ def choose_compute(device: str = "auto", precision: str = "auto", num_threads: i
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    name = device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")  # by hand: `torch.device` turns cuda:200 into cuda:-56
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {device}: there are {torch.cuda.device_count()} GPUs; use --device cpu")

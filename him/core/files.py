@@ -155,10 +155,15 @@ def verify_folder(folder: Path, others_allowed: bool = False) -> None:
     Raises:
         CheckpointError: a file is missing, changed or unknown.
     """
+    listed = folder / CHECKSUMS
     try:
-        text, sums = _read_checksums(folder)
+        try:
+            text = listed.read_text(encoding="utf-8")
+            sums = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{listed}: damaged, it cannot be read ({error})") from None
         if text != _checksums_text(sums):
-            raise CheckpointError(f"{folder / CHECKSUMS}: damaged, it is not as it was written")
+            raise CheckpointError(f"{listed}: damaged, it is not as it was written")
         present = {path.name for path in folder.iterdir()} - {CHECKSUMS}
         if others_allowed:
             present &= set(sums)
@@ -170,15 +175,6 @@ def verify_folder(folder: Path, others_allowed: bool = False) -> None:
                 raise CheckpointError(f"{folder / name}: damaged, its checksum is another one")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from None
-
-
-def _read_checksums(folder: Path) -> tuple[str, Any]:
-    path = folder / CHECKSUMS
-    try:
-        text = path.read_text(encoding="utf-8")
-        return text, json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged, it cannot be read ({error})") from None
 
 
 def write_checksums(folder: Path) -> None:

@@ -25,9 +25,6 @@ CARDS = ("README.md", ".huggingface.yaml")  # where a data set says of which fil
 HUB_SECONDS = 8.0  # the longest wait for a sign of life; a slow line answers a HEAD request within two
 
 
-# -- the client --------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def hub_client(path: str | None, libraries: Sequence[str] = ("huggingface_hub",)) -> Iterator[str | None]:
     """The state in which a library asks the hub: quiet, and offline where the hub is out of reach.
@@ -160,9 +157,6 @@ def quiet(*libraries: str, bars: bool = False) -> Iterator[None]:
                 shows.disable_progress_bars()
                 undo.callback(shows.enable_progress_bars)
         yield
-
-
-# -- data sets ---------------------------------------------------------------------------------------------------------
 
 
 def load_hub_dataset(name: str, local_ways: str, notes: list[str], config_name: str | None = None) -> "DatasetDict":

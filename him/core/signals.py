@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -95,20 +95,17 @@ def stopping() -> Iterator[None]:
         _came.clear()
 
 
-class SignalListener:
+class SignalListener(ExitStack):
     """While entered, remembers the first signal in `.signal` instead of dying of it; a second Ctrl-C still kills."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.signal: int | None = _came[0] if _came else None
         self._may_cut = False
-        self._handling = handled_by(self._remember)
 
     def __enter__(self) -> "SignalListener":
-        self._handling.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handling.__exit__(None, None, None)
+        self.enter_context(handled_by(self._remember))
+        return super().__enter__()
 
     @contextmanager
     def cutting_short(self) -> Iterator[None]:

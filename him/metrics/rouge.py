@@ -8,11 +8,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
+from types import SimpleNamespace
 
 _NAMES = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL", "ROUGE-Lsum": "rougeLsum"}
 _PLAIN_WORD = re.compile(r"[a-z0-9]+")
@@ -52,7 +48,12 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
     assert predictions, "ROUGE of no text is not defined"
     assert not any(isinstance(texts, str) for texts in references), "references is a list of lists of texts"
     assert all(references), "each example needs a reference"
-    plain, unicode = (_scorer(tokenize) for tokenize in (_plain_tokens, _unicode_tokens))
+    from rouge_score.rouge_scorer import RougeScorer  # here, because it loads all of nltk, which takes 0.3 s
+
+    plain, unicode = (
+        RougeScorer(list(_NAMES.values()), tokenizer=SimpleNamespace(tokenize=tokenize))
+        for tokenize in (_plain_tokens, _unicode_tokens)
+    )
     totals = dict.fromkeys(_NAMES, 0.0)
     for prediction, accepted in zip(predictions, references, strict=True):
         is_plain = not any(_OTHER_LETTER.search(text) for text in (prediction, *accepted))
@@ -61,19 +62,6 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
         for name, key in _NAMES.items():
             totals[name] += best[key].fmeasure
     return {name: 100.0 * total / len(predictions) for name, total in totals.items()}
-
-
-@dataclass(frozen=True)
-class _Tokenizer:
-    """What `RougeScorer` asks of a tokenizer."""
-
-    tokenize: Callable[[str], list[str]]
-
-
-def _scorer(tokenize: Callable[[str], list[str]]) -> "RougeScorer":
-    from rouge_score.rouge_scorer import RougeScorer  # here, because it loads all of nltk, which takes 0.3 s
-
-    return RougeScorer(list(_NAMES.values()), tokenizer=_Tokenizer(tokenize))
 
 
 def _in_lines(text: str) -> str:

@@ -42,7 +42,7 @@ class RunningMean:
             CheckpointError: `state` does not have exactly the two numbers, or the count is negative.
         """
         is_one = isinstance(state, Mapping) and set(state) == {"total", "count"}
-        if not is_one or not all(_is_number(value) for value in state.values()):
+        if not is_one or not all(type(value) in (int, float) for value in state.values()):
             raise CheckpointError(f"running mean: expected the numbers 'total' and 'count', found {state!r}")
         if not state["count"] >= 0:
             raise CheckpointError(f"running mean: count {state['count']} must be 0 or more")
@@ -61,7 +61,3 @@ def perplexity(total_loss: float, total_targets: float) -> float:
         return math.exp(total_loss / total_targets)
     except OverflowError:
         return math.inf
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -17,6 +17,7 @@ from him.core.ragged import Ragged
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Names by which other families call the same roles.
 OTHER_NAMES = {PAD: ("<pad>",), UNK: ("<unk>",), CLS: ("<s>",), SEP: ("</s>",), MASK: ("<mask>",)}
+ALL_SPECIAL = {name for token in SPECIAL_TOKENS for name in (token, *OTHER_NAMES[token])}
 
 WHITE_SPACE = re.compile(r"[ĠĊčĉ▁\s]")  # space, line feed, carriage return, tab on bytes; a space of SentencePiece
 TEXTS_AT_ONCE = 1024
@@ -103,12 +104,7 @@ def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     """The text of ids, without special tokens; bytes that are no UTF-8 become U+FFFD."""
-    special = {
-        id
-        for name in SPECIAL_TOKENS
-        for token in (name, *OTHER_NAMES[name])
-        if (id := tokenizer.token_to_id(token)) is not None
-    }
+    special = {tokenizer.token_to_id(name) for name in ALL_SPECIAL}
     return tokenizer.decode([id for id in map(int, ids) if id not in special])
 
 
@@ -117,12 +113,11 @@ def piece_texts(tokenizer: Tokenizer) -> list[str]:
 
     All white space is a space; what else is no ASCII is as the tokenizer writes it, the same for the same text.
     """
-    special = {name for token in SPECIAL_TOKENS for name in (token, *OTHER_NAMES[token])}
     kind = type(tokenizer.model).__name__
     texts = []
     for id in range(tokenizer.get_vocab_size()):
         token = tokenizer.id_to_token(id)
-        if token in special:
+        if token in ALL_SPECIAL:
             texts.append("")
         elif kind == "WordPiece":
             texts.append(token[2:] if token.startswith("##") else f" {token}")

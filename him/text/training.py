@@ -55,10 +55,7 @@ def _train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> 
     if isinstance(texts, Iterator):
         texts = list(texts)
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    counts = Counter()
-    for text in texts:
-        counts.update(normalizer.normalize_str(text))
-    common = _most_frequent(counts, MAX_ALPHABET)
+    common = _most_frequent(texts, normalizer, MAX_ALPHABET)
     alphabet = sorted(character for character in common if not character.isspace())
     # The trainer numbers the pieces "##a", "##b", ... in the order of a hash map that differs from process to process,
     # and breaks ties between merges by number. Named as special tokens, they have their numbers before it starts.
@@ -104,10 +101,7 @@ def _train_bpe(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokeni
 
 def _train_char(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
     normalizer = _lower_casing() if lowercase else None
-    counts = Counter()
-    for text in texts:
-        counts.update(normalizer.normalize_str(text) if normalizer else text)
-    characters = sorted(_most_frequent(counts, vocab_size - MIN_LOSSLESS_SIZE))
+    characters = sorted(_most_frequent(texts, normalizer, vocab_size - MIN_LOSSLESS_SIZE))
     tokens = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(NUM_BYTES)), *characters]
     # Without merges and without words: a text of any length is taken character by character.
     tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, [], byte_fallback=True))
@@ -121,6 +115,9 @@ def _lower_casing() -> normalizers.Normalizer:
     return normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
 
 
-def _most_frequent(counts: Counter, number: int) -> list[str]:
-    """Characters, the most frequent first, ties by code point."""
+def _most_frequent(texts: Iterable[str], normalizer: normalizers.Normalizer | None, number: int) -> list[str]:
+    """Characters of normalized texts, the most frequent first, ties by code point."""
+    counts = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text) if normalizer else text)
     return sorted(counts, key=lambda character: (-counts[character], character))[:number]

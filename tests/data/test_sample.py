@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from him.data.sample import squad_sample
-from him.data.sample.wording import ASIDES, Wording, load_phrases
+from him.data.sample.wording import Wording, load_frames, load_phrases
 from him.data.sample.world import TRAIN, VALIDATION, split_of
 
 SEED = 0
@@ -45,7 +45,7 @@ def as_pattern(template: str) -> re.Pattern:
 
 def templates(split: str) -> list[tuple[str, str]]:
     """(kind, text) of every clause and question of a split, and of its asides."""
-    found = [("aside", text) for text in ASIDES[split]]
+    found = [("aside", text) for text in load_frames("asides", split)]
     for kind, phrases in load_phrases().items():
         for wording in [*phrases.clauses, *(w for wordings in phrases.questions.values() for w in wordings)]:
             if wording.split == split:

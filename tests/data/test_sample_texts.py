@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 from him.data.sample import text_sample
-from him.data.sample.wording import ASIDES, load_phrases
-from him.data.sample.world import _GIVEN_ENDS, _PLACE_ENDS, TRAIN, VALIDATION
+from him.data.sample.wording import load_frames, load_phrases
+from him.data.sample.world import TRAIN, VALIDATION, WORDS
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,9 @@ def test_no_name_or_number_in_both_splits(sample):
     nouns = set("Works Mills Brothers Company Foundry Expedition Tower Library Theatre Lighthouse Hall Museum".split())
     nouns |= set("Pump Lamp Loom Engine Clock Press Frog Beetle Owl Lizard Moth Otter".split())
     nouns |= set("Festival Fair Parade Carnival".split())
-    openings = {words.split()[0].capitalize() for split in ASIDES for words in ASIDES[split]}  # "An exhibition in ..."
+    openings = {
+        words.split()[0].capitalize() for split in (TRAIN, VALIDATION) for words in load_frames("asides", split)
+    }  # "An exhibition in ..."
     assert kept[0] & kept[1] <= months | nouns | openings
 
 
@@ -96,7 +98,7 @@ def test_no_sentence_in_both_splits_and_no_wording_of_the_other(sample):
 def test_paragraphs_come_back_to_what_earlier_ones_mention(sample):
     """At least half of the later paragraphs are about a name that an earlier paragraph has."""
     known = Counter()
-    pattern = rf"[A-Z]\w+ [A-Z]\w+|[A-Z][a-z]+(?:{'|'.join(_PLACE_ENDS)})\b"
+    pattern = rf"[A-Z]\w+ [A-Z]\w+|[A-Z][a-z]+(?:{'|'.join(WORDS['place ends'])})\b"
     for document in sample[0]:
         title, *paragraphs = document.split("\n\n")
         for i, paragraph in enumerate(paragraphs[1:], start=1):
@@ -110,6 +112,6 @@ def test_a_person_keeps_one_pronoun(sample):
     found = Counter()
     for document in sample[0]:
         for name, pronoun in re.findall(r"\n([A-Z]\w+) [A-Z]\w+ (?:was born|grew up|wrote)[^.]*\. (She|He) ", document):
-            assert name.endswith(_GIVEN_ENDS[pronoun.lower()]), (name, document)
+            assert name.endswith(WORDS[f"{pronoun.lower()} ends"]), (name, document)
             found[pronoun] += 1
     assert min(found["She"], found["He"]) > 5

@@ -6,9 +6,7 @@ Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of T
 import random
 
 from him.data.sample.wording import Writer, load_phrases
-from him.data.sample.world import TRAIN, VALIDATION, Dice, make_story
-
-_ASIDE_TYPES = {"person": "person", "place": "place", "year": "year", "date": "date", "count": "count 12 990"}
+from him.data.sample.world import TRAIN, VALIDATION
 
 
 def squad_sample(seed: int = 0, num_train: int = 4000, num_validation: int = 400) -> tuple[dict, dict]:
@@ -30,23 +28,16 @@ def squad_sample(seed: int = 0, num_train: int = 4000, num_validation: int = 400
 
 def _squad_split(seed: int, split: str, num_questions: int) -> dict:
     rng = random.Random(f"squad {split} {seed}")
-    dice, writer = Dice(rng, split), Writer(rng, split)
+    writer = Writer(rng, split)
     articles, asked = [], 0
     kinds: list[str] = []
     while asked < num_questions:
         if not kinds:
             kinds = list(load_phrases())
             rng.shuffle(kinds)
-        kind = kinds.pop()
-        story = make_story(kind, load_phrases()[kind].relations, dice)
-        aside_values = {name: dice.value(value_type) for name, value_type in _ASIDE_TYPES.items()}
-        passage = writer.tell(story, aside_values)
-        questions = []
-        for question in writer.ask(story, passage, min(rng.randint(4, 6), num_questions - asked)):
-            answer = {"text": question["text"], "answer_start": question["answer_start"]}
-            questions.append(
-                {"id": f"sample-{split}-{asked:05d}", "question": question["question"], "answers": [answer]}
-            )
-            asked += 1
-        articles.append({"title": story.main.name, "paragraphs": [{"context": passage.text, "qas": questions}]})
+        passage = writer.tell(writer.story(kinds.pop()))
+        found = writer.ask(passage, min(rng.randint(4, 6), num_questions - asked))
+        questions = [{"id": f"sample-{split}-{asked + i:05d}", **question} for i, question in enumerate(found)]
+        asked += len(questions)
+        articles.append({"title": passage.story.main.name, "paragraphs": [{"context": passage.text, "qas": questions}]})
     return {"version": "1.1", "data": articles}

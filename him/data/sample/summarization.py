@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from him.data.sample.squad import _ASIDE_TYPES
 from him.data.sample.wording import Passage, Wording, Writer, load_phrases
-from him.data.sample.world import TRAIN, VALIDATION, Dice, Story, make_story
+from him.data.sample.world import TRAIN, VALIDATION, Story
 
 
 def summarization_sample(
@@ -41,16 +40,14 @@ def summarization_sample(
 
 def _split_examples(seed: int, split: str, num_examples: int) -> list[dict[str, str]]:
     rng = random.Random(f"summarization {split} {seed}")
-    dice, writer = Dice(rng, split), DocumentWriter(rng, split)
+    writer = DocumentWriter(rng, split)
     kinds = list(load_phrases())
     examples = []
     for number in range(num_examples):
         if number % len(kinds) == 0:
             rng.shuffle(kinds)
-        kind = kinds[number % len(kinds)]
-        story = make_story(kind, load_phrases()[kind].relations, dice)
-        passage = writer.tell(story, {name: dice.value(value_type) for name, value_type in _ASIDE_TYPES.items()})
-        summary = summarize(story, passage, rng)
+        passage = writer.tell(writer.story(kinds[number % len(kinds)]))
+        summary = summarize(passage, rng)
         examples.append({"id": f"sample-{split}-{number:05d}", "document": passage.text, "summary": summary})
     return examples
 
@@ -87,58 +84,38 @@ def load_summary_phrases() -> dict[str, SummaryPhrases]:
     return phrases
 
 
-def telling_facts(story: Story, passage: Passage) -> list[str]:
+def telling_facts(passage: Passage) -> list[str]:
     """The relations of the main entity that a summary of the passage states."""
-    phrases = load_summary_phrases()[story.kind]
+    phrases = load_summary_phrases()[passage.story.kind]
     return [relation for relation in phrases.order if (0, relation) in passage.places][: phrases.num_facts]
 
 
-def summarize(story: Story, passage: Passage, rng: random.Random) -> str:
-    """One line about the main entity of a story: its most telling facts among those that the passage tells."""
-    main = story.main
-    variants = rng.choice(load_summary_phrases()[story.kind].wordings[frozenset(telling_facts(story, passage))])
-    values = {relation: fact.value for relation, fact in main.facts.items()}
-    summary = rng.choice(variants).format(s=main.article + main.name, **values)
+def summarize(passage: Passage, rng: random.Random) -> str:
+    """One line about the main entity of a passage: its most telling facts among those that are told."""
+    main, wordings = passage.story.main, load_summary_phrases()[passage.story.kind].wordings
+    variants = rng.choice(wordings[frozenset(telling_facts(passage))])
+    summary = rng.choice(variants).format(s=main.article + main.name, **main.facts)
     return summary[0].upper() + summary[1:]
 
 
 class DocumentWriter(Writer):
     """Tells passages that have to be read to the end: neither the opening nor a fixed choice of facts sums them up."""
 
-    def tell(self, story: Story, aside_values: dict[str, str]) -> Passage:
+    def tell(self, story: Story) -> Passage:
         """Write a passage that says more of the main entity than of the other, which may still come first.
 
         Mostly one fact of the main entity is left out, so that what to sum up has to be looked for, and the first
-        sentence never has all of it. The arguments are those of `Writer.tell`.
+        sentence never has all of it.
         """
-        facts = story.main.facts
+        asides = self.dice.asides()
+        rng, facts, relations = self.rng, story.main.facts, list(load_phrases()[story.kind].relations)
         while True:
-            passage = self._tell_once(story, aside_values)
+            told_main = rng.sample(relations, len(relations) - (rng.random() < 0.75))
+            told_other = rng.sample(relations, rng.randint(2, min(3, len(told_main) - 1)))
+            passage = self._tell(Passage(story, asides), told_main, told_other, other_opens=0.3)
             places = {relation: start for (who, relation), start in passage.places.items() if who == 0}
             # A value that opens a sentence has a capital letter there, and could not be copied from it.
-            copyable = all(passage.text.startswith(facts[name].value, start) for name, start in places.items())
+            copyable = all(passage.text.startswith(facts[name], start) for name, start in places.items())
             first_end = passage.text.index(".")
-            if copyable and any(places[relation] > first_end for relation in telling_facts(story, passage)):
+            if copyable and any(places[relation] > first_end for relation in telling_facts(passage)):
                 return passage
-
-    def _tell_once(self, story: Story, aside_values: dict[str, str]) -> Passage:
-        rng, phrases = self.rng, load_phrases()[story.kind]
-        relations = list(phrases.relations)
-        told_main = rng.sample(relations, len(relations) - (rng.random() < 0.75))
-        told_other = rng.sample(relations, rng.randint(2, min(3, len(told_main) - 1)))
-        clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
-
-        contrast = self._contrast(clauses) if rng.random() < 0.4 else []
-        about_main, about_other = (self._grouped(who, clauses[who]) for who in (0, 1))
-        opening, about_other = (about_other[:1], about_other[1:]) if rng.random() < 0.3 else ([], about_other)
-        cut = rng.randint(1, max(1, len(about_main)))
-        sentences = opening + about_main[:cut] + contrast + about_other + about_main[cut:]
-        if rng.random() < 0.7:
-            sentences.insert(rng.randrange(1, len(sentences) + 1), [])
-
-        passage, last = Passage(), None
-        for sentence in sentences:
-            self._write(passage, story, sentence, last, aside_values)
-            speakers = {who for who, _ in sentence}
-            last = speakers.pop() if len(speakers) == 1 else None
-        return passage

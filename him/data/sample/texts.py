@@ -6,9 +6,8 @@ foresee what comes. Nothing else ties the passages together: the years of differ
 
 import random
 
-from him.data.sample.squad import _ASIDE_TYPES
 from him.data.sample.wording import Writer, load_phrases
-from him.data.sample.world import _GIVEN_ENDS, TRAIN, VALIDATION, Dice, Story, make_story
+from him.data.sample.world import TRAIN, VALIDATION, WORDS, Story
 
 _KIND_OF_VALUE = {"person": "person", "place": "town", "firm": "firm"}
 
@@ -32,40 +31,37 @@ def text_sample(seed: int = 0, num_train: int = 1100, num_validation: int = 100)
 
 def _split_documents(seed: int, split: str, num_documents: int) -> list[str]:
     rng = random.Random(f"text {split} {seed}")
-    dice, writer = Dice(rng, split), Writer(rng, split)
-    return [_document(rng, dice, writer) for _ in range(num_documents)]
+    writer = Writer(rng, split)
+    return [_document(writer) for _ in range(num_documents)]
 
 
-def _document(rng: random.Random, dice: Dice, writer: Writer) -> str:
+def _document(writer: Writer) -> str:
     stories: list[Story] = []
     paragraphs = []
-    for _ in range(rng.randint(3, 7)):
-        story = _next_story(stories, rng, dice)
-        stories.append(story)
-        aside_values = {name: dice.value(value_type) for name, value_type in _ASIDE_TYPES.items()}
-        paragraphs.append(writer.tell(story, aside_values).text)
+    for _ in range(writer.rng.randint(3, 7)):
+        stories.append(_next_story(stories, writer))
+        paragraphs.append(writer.tell(stories[-1]).text)
     main = stories[0].main
     title = main.article.capitalize() + main.name
     return "\n\n".join([title, *paragraphs])
 
 
-def _next_story(stories: list[Story], rng: random.Random, dice: Dice) -> Story:
+def _next_story(stories: list[Story], writer: Writer) -> Story:
     """A story about someone or something that the main entities of `stories` have to do with, or about others."""
     known = {entity.name for story in stories for entity in story.entities}
     mentioned = [
-        (_KIND_OF_VALUE[value_type], story.main.facts[relation].value)
+        (_KIND_OF_VALUE[value_type], story.main.facts[relation])
         for story in stories
         for relation, value_type in load_phrases()[story.kind].relations.items()
-        if value_type in _KIND_OF_VALUE and story.main.facts[relation].value not in known
+        if value_type in _KIND_OF_VALUE and story.main.facts[relation] not in known
     ]
-    if not mentioned or rng.random() < 0.3:
-        kind = rng.choice(list(load_phrases()))
-        return make_story(kind, load_phrases()[kind].relations, dice)
-    kind, name = rng.choice(mentioned)
+    if not mentioned or writer.rng.random() < 0.3:
+        return writer.story(writer.rng.choice(list(load_phrases())))
+    kind, name = writer.rng.choice(mentioned)
     while True:
-        story = make_story(kind, load_phrases()[kind].relations, dice)
-        values = {fact.value for entity in story.entities for fact in entity.facts.values()}
-        fits = kind != "person" or name.split()[0].endswith(_GIVEN_ENDS[story.main.pronoun])
+        story = writer.story(kind)
+        values = {value for entity in story.entities for value in entity.facts.values()}
+        fits = kind != "person" or name.split()[0].endswith(WORDS[f"{story.main.pronoun} ends"])
         if fits and name not in values | {story.other.name}:
             story.main.name = name
             return story

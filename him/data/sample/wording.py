@@ -9,55 +9,25 @@ The wordings are in `phrases/<kind>.txt`, one file for each kind of entity:
 
 `[a|b]` is a choice, `{its}` the possessive pronoun, and `*` after a block's name keeps it for validation. The words of
 validation wordings all occur in training wordings of the same kind, in other combinations.
+
+`frames.txt` has, for any kind, `# asides`: sentences that answer nothing, with the same types of values as the facts,
+so that a type alone finds nothing; `# others`: frames of a sentence that turns to the other entity; `# contrasts`:
+frames of one about both. `{s}` and `{t}` are the subjects, `{a}` and `{b}` what is said of them.
 """
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from him.data.sample.world import TRAIN, VALIDATION, Story
+from him.data.sample.world import TRAIN, VALIDATION, Dice, Story, make_story
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _POSSESSIVE = {"she": "her", "he": "his", "it": "its"}
 _GRAMMAR_SLOTS = {"s", "its"}
-
-# Sentences that answer nothing: they hold the same types of values as the facts, so that a type alone finds nothing.
-ASIDES = {
-    TRAIN: (
-        "A statue by {person} recalls those days.",
-        "The story was told again by {person} in {year}.",
-        "In {year} a newspaper in {place} printed the story.",
-        "Few people in {place} have heard of it.",
-        "A letter of {date} describes this in detail.",
-        "{person} later spoke of it with great respect.",
-        "A museum in {place} keeps {count} letters about it.",
-        "An exhibition in {year} was visited by {count} people.",
-    ),
-    VALIDATION: (
-        "In {year} {person} told the story again.",
-        "A newspaper in {place} later printed {count} letters about it.",
-        "A letter by {person} recalls it.",
-        "A museum in {place} describes the story in detail.",
-    ),
-}
-# Frames of a sentence that turns to the other entity, and of one about both: {s} and {t} are the subjects, {a} and {b}
-# what is said of them.
-_OTHERS = {
-    TRAIN: ("{s} {a}", "by contrast, {s} {a}", "{s}, by contrast, {a}", "meanwhile, {s} {a}"),
-    VALIDATION: ("{s} {a}", "{s}, meanwhile, {a}", "but {s} {a}"),
-}
-_CONTRASTS = {
-    TRAIN: (
-        "{s} {a}, while {t} {b}",
-        "{s} {a}, but {t} {b}",
-        "while {s} {a}, {t} {b}",
-        "{s} {a}, and {t}, by contrast, {b}",
-    ),
-    VALIDATION: ("{s} {a}, and {t} {b}", "{s} {a}, but {t}, by contrast, {b}"),
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +60,6 @@ class Wording:
 class Phrases:
     """All wordings for one kind of entity."""
 
-    kind: str
     relations: dict[str, str] = field(default_factory=dict)
     clauses: list[Wording] = field(default_factory=list)
     questions: dict[str, list[Wording]] = field(default_factory=dict)
@@ -102,13 +71,20 @@ def load_phrases() -> dict[str, Phrases]:
     return {path.stem: _parse(path) for path in sorted((Path(__file__).parent / "phrases").glob("*.txt"))}
 
 
-def _parse(path: Path) -> Phrases:
-    phrases, block, split = Phrases(path.stem), "", TRAIN
+def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Block, split and text of each line below the blocks' names."""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
             block = line[2:].rstrip("*")
             split = VALIDATION if line.endswith("*") else TRAIN
-        elif block == "relations":
+        else:
+            yield block, split, line
+
+
+def _parse(path: Path) -> Phrases:
+    phrases = Phrases()
+    for block, split, line in _lines(path):
+        if block == "relations":
             name, value_type = line.split(": ")
             phrases.relations[name] = value_type
         elif block == "clauses":
@@ -118,17 +94,28 @@ def _parse(path: Path) -> Phrases:
     return phrases
 
 
+@cache
+def load_frames(block: str, split: str) -> list[str]:
+    """The lines of a block of `frames.txt`."""
+    path = Path(__file__).parent / "frames.txt"
+    return [line for name, of, line in _lines(path) if (name, of) == (block, split)]
+
+
 @dataclass
 class Passage:
     """A paragraph and where everything is in it.
 
     Attributes:
+        story: what it tells.
+        asides: values for a sentence beside the point.
         text: the paragraph.
         places: offset of each value, by number of the entity (0 is the main one) and relation.
         names: offsets of the full names of each entity, in order.
         wordings: what it was written with.
     """
 
+    story: Story
+    asides: dict[str, str]
     text: str = ""
     places: dict[tuple[int, str], int] = field(default_factory=dict)
     names: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
@@ -139,72 +126,74 @@ class Writer:
     """Tells stories in the wordings of one split."""
 
     def __init__(self, rng: random.Random, split: str):
-        self.rng = rng
-        self.split = split
+        self.rng, self.split, self.dice = rng, split, Dice(rng, split)
 
-    def tell(self, story: Story, aside_values: dict[str, str]) -> Passage:
+    def story(self, kind: str) -> Story:
+        """A new story of two entities of a kind."""
+        return make_story(kind, load_phrases()[kind].relations, self.dice)
+
+    def tell(self, story: Story) -> Passage:
         """Write a paragraph about a story.
 
         Up to five facts of the main entity are told and two or three of the other, in the same relations, so that no
-        question can be answered without knowing whom it is about. `aside_values` (person, place, year, date, count)
-        fill a sentence beside the point.
+        question can be answered without knowing whom it is about.
         """
-        rng, phrases = self.rng, load_phrases()[story.kind]
-        told_main = rng.sample(list(phrases.relations), min(5, len(phrases.relations)))
-        told_other = rng.sample(told_main, rng.choice((2, 3)))
-        clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
+        rng, relations = self.rng, list(load_phrases()[story.kind].relations)
+        passage = Passage(story, self.dice.asides())
+        told_main = rng.sample(relations, min(5, len(relations)))
+        return self._tell(passage, told_main, rng.sample(told_main, rng.choice((2, 3))))
 
+    def _tell(self, passage: Passage, told_main: list[str], told_other: list[str], other_opens: float = 0.0) -> Passage:
+        """Tells these relations of the two entities; how probable it is that the other one comes first."""
+        rng, phrases = self.rng, load_phrases()[passage.story.kind]
+        clauses = [self._clauses(phrases, told_main), self._clauses(phrases, told_other)]
         contrast = self._contrast(clauses) if rng.random() < 0.4 else []
         about_main, about_other = (self._grouped(who, clauses[who]) for who in (0, 1))
-        # The main entity comes first, and often again after the other.
+        opening = about_other[:1] if other_opens and rng.random() < other_opens else []
+        # The main entity often comes again after the other.
         cut = rng.randint(1, max(1, len(about_main)))
-        sentences = about_main[:cut] + contrast + about_other + about_main[cut:]
+        sentences = opening + about_main[:cut] + contrast + about_other[len(opening) :] + about_main[cut:]
         if rng.random() < 0.7:
             sentences.insert(rng.randrange(1, len(sentences) + 1), [])
 
-        passage, last = Passage(), None
+        last = None
         for sentence in sentences:
-            self._write(passage, story, sentence, last, aside_values)
+            self._write(passage, sentence, last)
             speakers = {who for who, _ in sentence}
             last = speakers.pop() if len(speakers) == 1 else None
         return passage
 
-    def ask(self, story: Story, passage: Passage, count: int) -> list[dict]:
-        """Up to `count` questions on different facts: `question`, `text`, `answer_start` and the `wording` used."""
-        phrases = load_phrases()[story.kind]
+    def ask(self, passage: Passage, count: int) -> list[dict]:
+        """Up to `count` questions on different facts, each with its one answer, as in a SQuAD file."""
+        phrases = load_phrases()[passage.story.kind]
         asked = []
         candidates = list(passage.places) + [(0, "name"), (1, "name")]
         self.rng.shuffle(candidates)
         for who, relation in candidates:
-            entity = story.entities[who]
+            entity = passage.story.entities[who]
             told = {name for number, name in passage.places if number == who}
             possible = [
                 wording
                 for wording in phrases.questions[relation]
                 if wording.split == self.split
                 and told.issuperset(wording.relations)
-                and all(passage.text.count(entity.facts[name].value) == 1 for name in wording.relations)
+                and all(passage.text.count(entity.facts[name]) == 1 for name in wording.relations)
             ]
             if not possible or len(asked) == count:
                 continue
             wording = self.rng.choice(possible)
-            values = {name: fact.value for name, fact in entity.facts.items()}
             question = self.rng.choice(wording.variants).format(
-                s=entity.article + entity.name, its=_POSSESSIVE[entity.pronoun], **values
+                s=entity.article + entity.name, its=_POSSESSIVE[entity.pronoun], **entity.facts
             )
             if relation == "name":
-                text, start = entity.name, self._mention(passage, who, passage.places[who, wording.relations[0]])
+                # The last mention before the fact, where a reader has the answer from, or else the next one.
+                mentions, place = passage.names[who], passage.places[who, wording.relations[0]]
+                text, start = entity.name, max((at for at in mentions if at <= place), default=mentions[0])
             else:
-                text, start = values[relation], passage.places[who, relation]
+                text, start = entity.facts[relation], passage.places[who, relation]
             text = passage.text[start : start + len(text)]  # as written: a sentence may open with it
-            asked.append({"question": question, "text": text, "answer_start": start, "wording": wording})
+            asked.append({"question": question, "answers": [{"text": text, "answer_start": start}]})
         return asked
-
-    @staticmethod
-    def _mention(passage: Passage, who: int, place: int) -> int:
-        """The last mention of an entity before `place`, where a reader has the answer from, or else the next one."""
-        mentions = passage.names[who]
-        return max((start for start in mentions if start <= place), default=mentions[0])
 
     def _clauses(self, phrases: Phrases, told: list[str]) -> list[Wording]:
         """Clauses that together state each of the relations `told` once."""
@@ -237,40 +226,33 @@ class Writer:
         self.rng.shuffle(sentences)
         return sentences
 
-    def _write(
-        self,
-        passage: Passage,
-        story: Story,
-        sentence: list[tuple[int, Wording]],
-        last: int | None,
-        aside_values: dict[str, str],
-    ) -> None:
+    def _write(self, passage: Passage, sentence: list[tuple[int, Wording]], last: int | None) -> None:
         """Add a sentence to the passage; an empty one is an aside."""
         rng = self.rng
         if passage.text:
             passage.text += " "
         sentence_start = len(passage.text)
         if not sentence:
-            passage.text += rng.choice(ASIDES[self.split]).format(**aside_values)
+            passage.text += rng.choice(load_frames("asides", self.split)).format(**passage.asides)
         elif sentence[0][1].stands_alone:
             who, clause = sentence[0]
-            self._add_clause(passage, story, who, clause, story.entities[who].noun if last == who else "")
+            self._add_clause(passage, who, clause, passage.story.entities[who].noun if last == who else "")
         else:
             frame = "{s} {a}"
             if len({who for who, _ in sentence}) == 2:
-                frame = rng.choice(_CONTRASTS[self.split])
+                frame = rng.choice(load_frames("contrasts", self.split))
             elif len(sentence) == 2:
                 frame = "{s} {a}, and {b}" if "," in sentence[0][1].text else "{s} {a} and {b}"
             elif last is not None and last != sentence[0][0]:
-                frame = rng.choice(_OTHERS[self.split])
+                frame = rng.choice(load_frames("others", self.split))
             for part in re.split(r"(\{\w\})", frame):
                 match part:
                     case "{s}":
-                        self._add_subject(passage, story, sentence[0][0], last)
+                        self._add_subject(passage, sentence[0][0], last)
                     case "{t}":
-                        self._add_subject(passage, story, sentence[1][0], None)
+                        self._add_subject(passage, sentence[1][0], None)
                     case "{a}" | "{b}":
-                        self._add_clause(passage, story, *sentence[0 if part == "{a}" else 1], "")
+                        self._add_clause(passage, *sentence[0 if part == "{a}" else 1], "")
                     case _:
                         passage.text += part
         if sentence:
@@ -278,9 +260,9 @@ class Writer:
         head, tail = passage.text[:sentence_start], passage.text[sentence_start:]
         passage.text = head + tail[0].upper() + tail[1:]
 
-    def _add_subject(self, passage: Passage, story: Story, who: int, last: int | None) -> None:
+    def _add_subject(self, passage: Passage, who: int, last: int | None) -> None:
         """Name the subject, or point back to it if the sentence before was about it alone."""
-        entity = story.entities[who]
+        entity = passage.story.entities[who]
         manner = self.rng.random() if last == who else 1.0
         if manner < 0.45:
             passage.text += entity.pronoun
@@ -291,9 +273,9 @@ class Writer:
             passage.names[who].append(len(passage.text))
             passage.text += entity.name
 
-    def _add_clause(self, passage: Passage, story: Story, who: int, clause: Wording, noun: str) -> None:
+    def _add_clause(self, passage: Passage, who: int, clause: Wording, noun: str) -> None:
         """Add a clause, noting where its values stand; `noun` replaces the name of its subject, if not empty."""
-        entity = story.entities[who]
+        entity = passage.story.entities[who]
         passage.wordings.append(clause)
         for i, part in enumerate(_SLOT.split(self.rng.choice(clause.variants))):
             if i % 2 == 0:
@@ -304,7 +286,7 @@ class Writer:
                 if noun:
                     passage.text += f"the {noun}"
                 else:
-                    self._add_subject(passage, story, who, None)
+                    self._add_subject(passage, who, None)
             else:
                 passage.places[who, part] = len(passage.text)
-                passage.text += entity.facts[part].value
+                passage.text += entity.facts[part]

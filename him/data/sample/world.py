@@ -11,44 +11,20 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 TRAIN, VALIDATION = "train", "validation"
 
-# fmt: off
-_ONSETS = ("B", "Br", "C", "Cl", "D", "Dr", "F", "Fl", "G", "Gr", "H", "J", "K", "Kr", "L", "M", "N", "P", "Pr", "R",
-           "S", "St", "T", "Th", "Tr", "V", "W", "Y")
-_RIMES = ("al", "an", "ar", "el", "en", "er", "il", "im", "in", "ol", "on", "or", "un", "os", "as")
-_STEMS = tuple(onset + rime for onset in _ONSETS for rime in _RIMES)
-_GIVEN_ENDS = {"she": ("a", "ina", "eth", "ise", "ela", "ora", "ika"),
-               "he": ("ek", "us", "ard", "o", "im", "ulf", "ric")}
-_SURNAME_ENDS = ("ley", "wick", "man", "sen", "wood", "rell", "dale", "by", "lock", "ton", "field", "more", "worth",
-                 "kin", "shaw", "gren")
-_PLACE_ENDS = ("mouth", "stead", "haven", "bridge", "ford", "mere", "gate", "vik", "burg", "minster", "holm", "port",
-               "bury", "fell")
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-           "November", "December")
 
-_ROLES = ("painter", "chemist", "poet", "botanist", "composer", "astronomer")
-_FIRMS = ("Works", "Mills", "Brothers", "Company", "Foundry")
-_BUILDINGS = ("Tower", "Library", "Theatre", "Lighthouse", "Hall", "Museum")
-_MACHINES = ("Pump", "Lamp", "Loom", "Engine", "Clock", "Press")
-_ANIMALS = ("Frog", "Beetle", "Owl", "Lizard", "Moth", "Otter")
-_FESTIVALS = ("Festival", "Fair", "Parade", "Carnival")
+def _read_words() -> dict[str, tuple[str, ...]]:
+    """The lists of `words.txt`; a value of two words is one of `TYPE` and one of `TYPE of`."""
+    lines = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").splitlines()
+    return {name: tuple(words.split(", ")) for name, words in (line.split(": ") for line in lines)}
 
-_QUALITIES = ("wooden", "copper", "painted", "silver", "woollen", "folding", "heavy", "striped", "glass", "iron")
-_GOODS = ("chairs", "bells", "boots", "ropes", "kettles", "toys", "saddles", "bottles", "carpets", "knives")
-_STONES = ("grey", "red", "white", "black", "pale", "green", "yellow", "dark")
-_MATERIALS = ("granite", "brick", "marble", "sandstone", "limestone", "slate")
-_FOODS = ("river", "marsh", "forest", "mountain", "desert", "coastal", "winter", "wild")
-_PREY = ("worms", "berries", "snails", "seeds", "spiders", "ants", "roots", "mushrooms")
-_STUDIES = ("early", "rare", "common", "ancient", "northern", "southern", "tropical", "local")
-_THEMES = ("mosses", "comets", "ballads", "birds", "storms", "coins", "dialects", "fossils")
-_TROUBLES = ("a shortage of", "a quarrel over", "the rising price of", "a sudden lack of", "a long dispute about",
-             "the theft of", "the loss of")
-_MATTERS = ("coal", "water", "timber", "money", "land", "food", "wages", "paper", "salt", "tools")
-_TASKS = ("cleaning", "sorting", "drying", "cutting", "counting", "grinding", "folding", "washing")
-_OBJECTS = ("wool", "grain", "leather", "letters", "apples", "cloth", "sand", "stamps")
-# fmt: on
+
+WORDS = _read_words()
+_STEMS = tuple(onset + rime for onset in WORDS["onsets"] for rime in WORDS["rimes"])
+_ASIDE_TYPES = {"person": "person", "place": "place", "year": "year", "date": "date", "count": "count 12 990"}
 
 
 def split_of(value: str) -> str:
@@ -85,57 +61,37 @@ class Dice:
         return self.fresh(lambda: str(self.rng.randint(low, high)))
 
     def surname(self) -> str:
-        return self.pair(_STEMS, _SURNAME_ENDS)
+        return self.pair(_STEMS, WORDS["surname ends"])
 
-    def place(self) -> str:
-        return self.pair(_STEMS, _PLACE_ENDS)
-
-    def person(self, pronoun: str = "") -> str:
-        pronoun = pronoun or self.rng.choice(("she", "he"))
-        return f"{self.pair(_STEMS, _GIVEN_ENDS[pronoun])} {self.surname()}"
+    def person(self, pronoun: str) -> str:
+        return f"{self.pair(_STEMS, WORDS[f'{pronoun} ends'])} {self.surname()}"
 
     def value(self, value_type: str) -> str:
-        """A value of a fact: `value_type` is a name of this table, or "unit low high" for a measure."""
+        """A value of a fact: `value_type` is a name of this table or of `words.txt`, or "unit low high"."""
         match value_type.split():
             case ["person"]:
-                return self.person()
+                return self.person(self.rng.choice(("she", "he")))
             case ["place"]:
-                return self.place()
+                return self.pair(_STEMS, WORDS["place ends"])
             case ["year"]:
                 return self.number(1701, 1989)
             case ["date"]:
-                return f"{self.number(1, 28)} {self.rng.choice(_MONTHS)} {self.number(1701, 1989)}"
+                return f"{self.value('day')} {self.value('year')}"
             case ["day"]:
-                return f"{self.number(1, 28)} {self.rng.choice(_MONTHS)}"
+                return f"{self.number(1, 28)} {self.rng.choice(WORDS['months'])}"
             case ["firm"]:
-                return f"{self.surname()} {self.rng.choice(_FIRMS)}"
+                return f"{self.surname()} {self.rng.choice(WORDS['firms'])}"
             case ["ship"]:
-                return self.pair(_STEMS, _GIVEN_ENDS["she"])
-            case ["goods"]:
-                return self.pair(_QUALITIES, _GOODS, " ")
-            case ["material"]:
-                return self.pair(_STONES, _MATERIALS, " ")
-            case ["food"]:
-                return self.pair(_FOODS, _PREY, " ")
-            case ["theme"]:
-                return self.pair(_STUDIES, _THEMES, " ")
-            case ["reason"]:
-                return self.pair(_TROUBLES, _MATTERS, " ")
-            case ["task"]:
-                return self.pair(_TASKS, _OBJECTS, " ")
+                return self.pair(_STEMS, WORDS["she ends"])
             case ["count", low, high]:
                 return self.number(int(low), int(high))
             case [unit, low, high]:
                 return f"{self.number(int(low), int(high))} {unit}"
-        raise AssertionError(f"unknown value type {value_type!r}")
+        return self.pair(WORDS[value_type], WORDS[f"{value_type} of"], " ")
 
-
-@dataclass(frozen=True)
-class Fact:
-    """One thing that is true of an entity: its `relation` (a name) to a `value` (as it is written)."""
-
-    relation: str
-    value: str
+    def asides(self) -> dict[str, str]:
+        """Values for a sentence beside the point: a person, a place, a year, a date and a count."""
+        return {name: self.value(value_type) for name, value_type in _ASIDE_TYPES.items()}
 
 
 @dataclass
@@ -147,14 +103,14 @@ class Entity:
         article: "the " where the name takes one, else "".
         noun: what it is ("painter", "firm"), for "the painter".
         pronoun: "she", "he" or "it".
-        facts: by relation.
+        facts: values, as they are written, by relation.
     """
 
     name: str
     article: str
     noun: str
     pronoun: str
-    facts: dict[str, Fact] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -172,29 +128,17 @@ class Story:
 
 def _named(kind: str, dice: Dice) -> Entity:
     rng = dice.rng
-    match kind:
-        case "person":
-            pronoun = rng.choice(("she", "he"))
-            return Entity(dice.person(pronoun), "", rng.choice(_ROLES), pronoun)
-        case "town":
-            return Entity(dice.place(), "", rng.choice(("town", "port", "village")), "it")
-        case "firm":
-            return Entity(dice.value("firm"), "", rng.choice(("firm", "company", "business")), "it")
-        case "expedition":
-            return Entity(f"{dice.surname()} Expedition", "the ", rng.choice(("expedition", "party")), "it")
-        case "building":
-            noun = rng.choice(_BUILDINGS)
-            return Entity(f"{dice.surname()} {noun}", "the ", noun.lower(), "it")
-        case "festival":
-            noun = rng.choice(_FESTIVALS)
-            return Entity(f"{dice.surname()} {noun}", "the ", rng.choice(("festival", "event")), "it")
-        case "invention":
-            noun = rng.choice(_MACHINES)
-            return Entity(f"{dice.surname()} {noun}", "the ", rng.choice((noun.lower(), "machine")), "it")
-        case "animal":
-            noun = rng.choice(_ANIMALS)
-            return Entity(f"{dice.place()} {noun}", "the ", rng.choice((noun.lower(), "animal")), "it")
-    raise AssertionError(f"unknown kind {kind!r}")
+    if kind == "person":
+        pronoun = rng.choice(("she", "he"))
+        return Entity(dice.person(pronoun), "", rng.choice(WORDS["person nouns"]), pronoun)
+    if kind in ("town", "firm"):
+        return Entity(dice.value("place" if kind == "town" else kind), "", rng.choice(WORDS[f"{kind} nouns"]), "it")
+    end = "Expedition" if kind == "expedition" else rng.choice(WORDS[f"{kind} names"])
+    start = dice.value("place") if kind == "animal" else dice.surname()
+    nouns = WORDS.get(f"{kind} nouns", ())
+    if kind in ("building", "invention", "animal"):
+        nouns = (end.lower(), *nouns)
+    return Entity(f"{start} {end}", "the ", rng.choice(nouns) if len(nouns) > 1 else nouns[0], "it")
 
 
 def make_story(kind: str, relations: dict[str, str], dice: Dice) -> Story:
@@ -202,24 +146,19 @@ def make_story(kind: str, relations: dict[str, str], dice: Dice) -> Story:
     dice.forget()
     main, other = _named(kind, dice), _named(kind, dice)
     for entity in (main, other):
-        values = {relation: dice.value(value_type) for relation, value_type in relations.items()}
+        entity.facts = {relation: dice.value(value_type) for relation, value_type in relations.items()}
         years = [relation for relation, value_type in relations.items() if value_type == "year"]
-        values.update(zip(years, sorted(values[relation] for relation in years), strict=True))
-        entity.facts = {relation: Fact(relation, value) for relation, value in values.items()}
-    # Now and then a value has two roles in one story, so that knowing a name is not knowing what was asked.
+        entity.facts.update(zip(years, sorted(entity.facts[relation] for relation in years), strict=True))
+    # Now and then a value has two roles in one story, so that knowing a name is not knowing what was asked: the second
+    # entity gets a person or place that the first has in another relation.
     if dice.rng.random() < 0.3:
-        _share_a_value(main, other, relations, dice.rng)
+        pairs = [
+            (mine, its)
+            for mine, mine_type in relations.items()
+            for its, its_type in relations.items()
+            if mine != its and mine_type == its_type and mine_type in ("person", "place", "firm")
+        ]
+        if pairs:
+            mine, its = dice.rng.choice(pairs)
+            other.facts[its] = main.facts[mine]
     return Story(kind, main, other)
-
-
-def _share_a_value(main: Entity, other: Entity, relations: dict[str, str], rng: random.Random) -> None:
-    """Give the second entity a person or place that the first has in another relation."""
-    pairs = [
-        (mine, its)
-        for mine, mine_type in relations.items()
-        for its, its_type in relations.items()
-        if mine != its and mine_type == its_type and mine_type in ("person", "place", "firm")
-    ]
-    if pairs:
-        mine, its = rng.choice(pairs)
-        other.facts[its] = Fact(its, main.facts[mine].value)
