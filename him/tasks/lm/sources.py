@@ -102,9 +102,6 @@ def _sampled(num_documents: int, sample_size: int, seed: int, notes: list[str]) 
     return sorted(random.Random(f"{seed} sample").sample(range(num_documents), min(sample_size, num_documents)))
 
 
-# --- local files ----------------------------------------------------------------------------------------------------
-
-
 def _from_files(config: Config, notes: list[str]) -> tuple[Documents, Documents]:
     validation_file = config.validation_file
     source = shown_source(config.corpus_dir or config.train_file[0])
@@ -161,9 +158,6 @@ def _hold_out(
     share = f"the last {1 - TRAIN_SHARE:.0%} of the characters"
     note_held_out(f"{share} of {ends} ({held:,} of {total:,} bytes)", notes)
     return parts
-
-
-# --- the built-in sample and the hub ----------------------------------------------------------------------------------
 
 
 def _from_sample() -> tuple[Documents, Documents]:

@@ -13,6 +13,9 @@ class RandomWindows:
 
     So an epoch of all numbers passes over nearly every token about once, and each epoch cuts elsewhere.
 
+    Attributes:
+        lengths: (windows,) tokens of each, all the same.
+
     Args:
         ids: (tokens,) unsigned integers, mapped into memory: a batch reads its slices only.
         length: L, at most one less than there are tokens.
@@ -22,9 +25,10 @@ class RandomWindows:
         assert len(ids) > length
         self.ids = ids
         self.length = length
+        self.lengths = np.broadcast_to(np.int64(length), max(1, (len(ids) - 1) // length))
 
     def __len__(self) -> int:
-        return max(1, (len(self.ids) - 1) // self.length)
+        return len(self.lengths)
 
     def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
         """Windows of these numbers.

@@ -24,22 +24,6 @@ def choose_windows(lengths: np.ndarray, num_examples: int) -> list[int]:
     return [int(shorter[index]) for index in first_to_last(len(shorter), num_examples)]
 
 
-def attention_examples(
-    model: nn.Module,
-    compute: Compute,
-    batches: SquadBatches,
-    data: SquadData,
-    tokenizer: Tokenizer,
-    max_answer_words: int,
-    num_examples: int,
-) -> list[AttentionExample]:
-    """Attention of windows spread over the shorter half; see `attention_example`."""
-    return [
-        attention_example(str(number), model, compute, batches, window, data, tokenizer, max_answer_words)
-        for number, window in enumerate(choose_windows(batches.lengths, num_examples), start=1)
-    ]
-
-
 @torch.inference_mode()
 def attention_example(
     name: str,

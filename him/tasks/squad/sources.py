@@ -94,9 +94,6 @@ def first_questions(data: SquadData, num_questions: int, notes: list[str]) -> Sq
     return SquadData.from_paragraphs(kept, data.source)
 
 
-# --- local files ----------------------------------------------------------------------------------------------------
-
-
 def _from_files(config: Config, share: float, notes: list[str], file_of: dict[str, int]) -> tuple[SquadData, SquadData]:
     parts = [read_squad(path) for path in config.train_file]
     for number, part in reversed(list(enumerate(parts))):  # a question that stands in several is of the first
@@ -160,9 +157,6 @@ def hold_out(data: SquadData, share: float, seed: int, notes: list[str]) -> tupl
     return train, validation
 
 
-# --- the built-in sample --------------------------------------------------------------------------------------------
-
-
 def _from_sample() -> tuple[SquadData, SquadData]:
     from him.data.sample import squad_sample
 
@@ -171,9 +165,6 @@ def _from_sample() -> tuple[SquadData, SquadData]:
         squad_from_document(train, "the built-in sample, train"),
         squad_from_document(validation, "the built-in sample, validation"),
     )
-
-
-# --- the hub --------------------------------------------------------------------------------------------------------
 
 
 def _from_hub(name: str, config: str | None, notes: list[str]) -> tuple[SquadData, SquadData]:

@@ -101,9 +101,6 @@ def _first(data: PairData, flag: str, size: int | None, what: str, notes: list[s
     return PairData(data.pairs[:size], data.source)
 
 
-# --- local files ----------------------------------------------------------------------------------------------------
-
-
 def _join(parts: Sequence[PairData], file_of: dict[str, int]) -> PairData:
     """One data set of several, with unique ids; notes down which file each is from."""
     pairs: dict[str, Pair] = {}
@@ -130,9 +127,6 @@ def hold_out(data: PairData, share: float, seed: int, notes: list[str]) -> tuple
     return PairData(tuple(parts.train), data.source), PairData(tuple(parts.validation), data.source)
 
 
-# --- the built-in sample --------------------------------------------------------------------------------------------
-
-
 def _from_sample(num_train: int | None, num_validation: int | None) -> tuple[PairData, PairData]:
     """As many pairs as are asked for: a smaller sample is the beginning of a larger one, and is sooner made."""
     from him.data.sample import summarization_sample
@@ -148,9 +142,6 @@ def _from_sample(num_train: int | None, num_validation: int | None) -> tuple[Pai
 
 def _numbered(rows: Iterable[Mapping[str, object]]) -> Records:
     return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-# --- the hub --------------------------------------------------------------------------------------------------------
 
 
 def _from_hub(config: Config, notes: list[str]) -> tuple[PairData, PairData]:

@@ -16,7 +16,7 @@ from him.attention_maps import AttentionExample
 from him.config import Config
 from him.config.options.summarization import SPEC
 from him.core.compute import Compute, in_parts
-from him.core.errors import CheckpointError, ConfigError
+from him.core.errors import ConfigError
 from him.data.batching import SamplingWeights, evaluation_batches
 from him.data.cache import cache_folder, content_digest
 from him.data.records import Pair, PairData, read_pairs
@@ -46,7 +46,7 @@ from him.tasks.summarization.features import (
 from him.tasks.summarization.model import SummarizationModel
 from him.tasks.summarization.pretraining import SummarizationPretraining
 from him.tasks.summarization.sources import load_pairs
-from him.text.tokenizer import CLS, PAD, SEP, decode, parse_tokenizer, special_id
+from him.text.tokenizer import CLS, PAD, SEP, decode, special_id
 
 GENERATION_BATCH = 32  # documents whose summaries are written side by side
 SHOWN_SAMPLES = 8
@@ -62,21 +62,16 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         _check_room(config)
-        self.config = config
-        self.tokenizer = tokenizer
-        self.train_batches: PairBatches | None = None
+        super().__init__(config, tokenizer)
         self._source_ids = np.zeros(0, np.int64)
         self.validation: PairData | None = None
         self.validation_features: PairFeatures | None = None
-        self._notes: tuple[str, ...] = ()
         self._bertscores = BertScores(config.bertscore_model)
 
     @property
     def best_metric(self) -> str:
         """ROUGE-L, or the loss where no summary is written during training."""
         return SPEC.best_metric_of(self.config)
-
-    # -- data ----------------------------------------------------------------------------------------------------------
 
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SummarizationTask:
@@ -99,25 +94,16 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
         task._source_ids = np.array(splits.source_ids, np.int64)
         task.validation = splits.validation
         task.validation_features = prepared.validation
-        task._notes = (*splits.notes, *_cut_notes(task.train_batches), *bertscore_notes(config))
+        task.notes = (*splits.notes, *_cut_notes(task.train_batches), *bertscore_notes(config))
         return task
 
     def pretraining(self) -> SummarizationPretraining:
-        """See `SummarizationPretraining`."""
         return SummarizationPretraining(self, self.train_batches, self.batches_of(self.validation_features))
 
     def batches_of(self, features: PairFeatures) -> PairBatches:
         """Rows of pairs, cut as the settings say."""
         ids = (special_id(self.tokenizer, token) for token in (CLS, SEP, PAD))
         return PairBatches(features, *ids, self.config.max_seq_len, self.config.max_target_len)
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return self.train_batches.lengths
 
     @property
     def train_sampling(self) -> SamplingWeights | None:
@@ -134,26 +120,6 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
     def validation_digest(self) -> str:
         """By the tokens of all validation pairs."""
         return content_digest(self.validation_features.documents, self.validation_features.summaries)
-
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """See `PairBatches.batch`."""
-        return self.train_batches.batch(examples)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json`."""
-        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
-
-    @classmethod
-    def restore(cls, config: Config, folder: Path) -> SummarizationTask:
-        """The task as `save` left it."""
-        try:
-            return cls(config, parse_tokenizer(folder / "tokenizer.json"))
-        except ConfigError as error:
-            raise CheckpointError(f"{folder}: {error}") from None
-
-    # -- model ---------------------------------------------------------------------------------------------------------
 
     def build_model(self) -> SummarizationModel:
         """Builds the model that the configuration describes, with weights drawn anew."""
@@ -180,8 +146,6 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
             "labels": ids_BL[:, positions_T],
             "label_positions": (positions_T - 1).expand(batch_size, -1),
         }
-
-    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """Loss of all validation pairs; summaries of `--eval_samples` of them, of all if `final`."""
@@ -247,8 +211,6 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
                 written[number] = Generation(text, len(ids), max(0, int(uncut[number]) - batches.document_room))
         return [written[number] for number in numbers]
 
-    # -- use -----------------------------------------------------------------------------------------------------------
-
     def predict(self, model: nn.Module, compute: Compute, *, text: str) -> Generation:
         """Summarizes a document."""
         if not text.strip():
@@ -311,10 +273,7 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
             sections=tuple(section for section in sections if section[1] <= section[2]),
         )
 
-    # -- export --------------------------------------------------------------------------------------------------------
-
     def export_graph(self, model: nn.Module) -> Graph:
-        """See `next_token_graph`."""
         return next_token_graph(model, example_batches(self.config, self.tokenizer))
 
     def stock_export(self) -> StockExport:
