@@ -13,7 +13,7 @@ from him.core.files import add_folder, verify_folder
 from him.core.messages import fail
 from him.data.cache import cached_folder, fingerprint, load_cached
 from him.data.documents import Documents
-from him.tasks.lm.sources import CorpusSplits
+from him.data.sources import Splits
 from him.text.tokenizer import SEP, parse_tokenizer, plain_text_tokenizer, special_id
 from him.text.training import train_tokenizer
 
@@ -60,7 +60,7 @@ class PreparedCorpus:
 
 
 def prepare_corpus(
-    splits: CorpusSplits, given: Tokenizer | None, tokenizer_type: str, vocab_size: int, cache_dir: Path
+    splits: Splits[Documents], given: Tokenizer | None, tokenizer_type: str, vocab_size: int, cache_dir: Path
 ) -> PreparedCorpus:
     """Encodes documents, or takes them from the cache; a damaged cache is built anew.
 

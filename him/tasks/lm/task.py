@@ -32,8 +32,7 @@ from him.tasks.lm.corpus import PreparedCorpus, TokenText, encode_documents, pre
 from him.tasks.lm.export import LanguageModelStock, example_batches, next_token_graph
 from him.tasks.lm.model import LanguageModel
 from him.tasks.lm.pretraining import LanguageModelingPretraining
-from him.tasks.lm.prompts import read_prompts
-from him.tasks.lm.sources import load_corpus
+from him.tasks.lm.sources import load_corpus, read_prompts
 from him.tasks.lm.windows import RandomWindows, ScoringWindows
 from him.text.tokenizer import SEP, decode, plain_text_tokenizer, special_id
 

@@ -1,11 +1,6 @@
-"""Sources of documents with summaries: local files, the Hugging Face hub, or the sample that HIM generates.
-
-Exactly one of the three serves a run, as with question answering: a source that fails is an error,
-and what the user should know about a choice made here is a note of one line, which the caller prints.
-"""
+"""Sources of documents with summaries: local files, the Hugging Face hub, or the sample that HIM generates."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +11,8 @@ from him.data.records import ID, Fields, Pair, PairData, Records, pairs_from_rec
 from him.data.sources import (
     LOCAL_WAYS,
     SAMPLE,
+    SAMPLE_SPLITS,
+    Splits,
     check_source_flags,
     note_held_out,
     note_leakage,
@@ -32,21 +29,7 @@ DEFAULT_CONFIG = "3.0.0"
 DEFAULT_FIELDS = ("article", "highlights")
 
 
-@dataclass(frozen=True)
-class PairSplits:
-    """Pairs to train on and to validate on, and lines that tell the user what was decided on the way.
-
-    Attributes:
-        source_ids: (N,) of each training pair, the number of the file that it is from; empty for other sources.
-    """
-
-    train: PairData
-    validation: PairData
-    notes: tuple[str, ...] = ()
-    source_ids: tuple[int, ...] = ()
-
-
-def load_pairs(config: Config, validation_share: float = 0.05) -> PairSplits:
+def load_pairs(config: Config, validation_share: float = 0.05) -> Splits[PairData]:
     """Documents with summaries from the one source that the settings name; without any CNN/DailyMail of the hub.
 
     `--train_file` names JSON Lines, CSV or Parquet files that are joined in this order; an id that an earlier file has
@@ -84,7 +67,7 @@ def load_pairs(config: Config, validation_share: float = 0.05) -> PairSplits:
     documents, held = ({pair.document for pair in data.pairs} for data in (train, validation))
     note_leakage(documents, held, "{shared} of the {total} validation documents are in the training data too", notes)
     source_ids = tuple(file_of[pair.id] for pair in train.pairs) if config.train_file else ()
-    return PairSplits(train, validation, tuple(notes), source_ids)
+    return Splits(train, validation, tuple(notes), source_ids)
 
 
 def _check_flags(config: Config) -> None:
@@ -133,9 +116,8 @@ def _from_sample(num_train: int | None, num_validation: int | None) -> tuple[Pai
 
     sizes = {"num_train": num_train, "num_validation": num_validation}
     parts = summarization_sample(**{name: size for name, size in sizes.items() if size is not None})
-    names = ("the built-in sample, train", "the built-in sample, validation")
     train, validation = (
-        pairs_from_records(_numbered(rows), name, Fields()) for rows, name in zip(parts, names, strict=True)
+        pairs_from_records(_numbered(rows), name, Fields()) for rows, name in zip(parts, SAMPLE_SPLITS, strict=True)
     )
     return train, validation
 

@@ -10,14 +10,14 @@ import pytest
 from him.config import Config
 from him.core.errors import ConfigError, DataError
 from him.data.sample import texts
+from him.data.sources import Splits
 from him.tasks.lm import sources as corpus_sources
-from him.tasks.lm.sources import CorpusSplits
 
 REPOSITORY = Path(__file__).parents[3]
 SHAKESPEARE = REPOSITORY.parent / "shared" / "data" / "tinyshakespeare" / "input.txt"
 
 
-def load_corpus(**settings) -> CorpusSplits:
+def load_corpus(**settings) -> Splits:
     return corpus_sources.load_corpus(Config(task_type="lm", **settings))
 
 
