@@ -267,8 +267,7 @@ class ExportableTask(Task):
     def exported_model(self, outputs: Outputs) -> nn.Module:
         """An exported model in the place of a trained one, for evaluations with `export_settings`.
 
-        Args:
-            outputs: computes what the graph of `export_graph` computes.
+        What `export_graph` says is computed by `outputs`.
         """
 
     def stock_export(self) -> StockExport:

@@ -26,11 +26,7 @@ EVALUATION_BATCH = 64
 
 
 class Pretraining(TrainingTask):
-    """A task that is learned before another one, from the same texts, some of whose tokens are masked.
-
-    Args:
-        task: the other one, with its data.
-    """
+    """A task that is learned before another one, `task`, from its texts, some tokens of which are masked."""
 
     best_metric: ClassVar[str] = "Loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy",)
@@ -71,11 +67,7 @@ class Pretraining(TrainingTask):
 
 
 class MaskedPretraining(Pretraining):
-    """A pretraining whose masked tokens are predicted by a head of their own, beside what the task is about.
-
-    Attributes:
-        validation_batches: makes the batches of the validation texts.
-    """
+    """A pretraining whose masked tokens are predicted by a head of their own, beside what the task is about."""
 
     validation_batches: Batches
 

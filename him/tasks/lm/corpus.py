@@ -91,12 +91,9 @@ def prepare_corpus(
 
 
 def encode_documents(documents: Documents, tokenizer: Tokenizer, folder: Path) -> TokenText:
-    """Encodes documents that are needed once.
+    """Encodes documents that are needed once, by a `plain_text_tokenizer`.
 
-    Args:
-        documents: the text.
-        tokenizer: see `plain_text_tokenizer`.
-        folder: is made, and holds the tokens as long as they are used.
+    The folder is made, and holds the tokens as long as they are used.
     """
     _build(folder, {"text": documents}, tokenizer)
     return _load_parts(folder)["text"]

@@ -24,9 +24,7 @@ from him.text.tokenizer import piece_texts
 class LanguageModelingPretraining(Pretraining):
     """Predicts the next token where some of the words before it cannot be read.
 
-    Args:
-        task: with its validation data.
-        train_ids: (tokens,) unsigned integers, the tokens of its training texts.
+    Its training texts are `train_ids`, (tokens,) unsigned integers.
     """
 
     best_metric: ClassVar[str] = "Bits_Per_Byte"

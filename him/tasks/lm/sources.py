@@ -13,6 +13,7 @@ from him.config import Config
 from him.core.errors import ConfigError
 from him.core.hub import hub_split, load_hub_dataset
 from him.core.messages import fail, shown, shown_source
+from him.data import sample
 from him.data.document_files import documents_of_paths, read_text_files, text_paths
 from him.data.documents import (
     Documents,
@@ -66,7 +67,7 @@ def load_corpus(config: Config) -> Splits[Documents]:
         train, validation = _from_files(config, notes)
     else:
         if config.dataset == SAMPLE:
-            train, validation = _from_sample()
+            train, validation = map(text_documents, sample.text_sample(), SAMPLE_SPLITS)
         else:
             name = config.dataset or DEFAULT_DATASET
             train, validation = _from_hub(name, config.dataset_config, config.text_field, notes)
@@ -162,13 +163,6 @@ def _hold_out(
     share = f"the last {1 - TRAIN_SHARE:.0%} of the characters"
     note_held_out(f"{share} of {ends} ({held:,} of {total:,} bytes)", notes)
     return parts
-
-
-def _from_sample() -> tuple[Documents, Documents]:
-    from him.data.sample.texts import text_sample
-
-    train, validation = map(text_documents, text_sample(), SAMPLE_SPLITS)
-    return train, validation
 
 
 def _from_hub(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -29,7 +29,7 @@ from him.tasks.evaluation import diversity, mean_loss
 from him.tasks.exporting import Graph
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
 from him.tasks.lm.corpus import PreparedCorpus, TokenText, encode_documents, prepare_corpus
-from him.tasks.lm.export import LanguageModelStock, example_batches, next_token_graph
+from him.tasks.lm.export import LanguageModelStock, NextTokenLogits, example_batches
 from him.tasks.lm.model import LanguageModel
 from him.tasks.lm.pretraining import LanguageModelingPretraining
 from him.tasks.lm.sources import load_corpus, read_prompts
@@ -129,7 +129,10 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
         beginnings, texts = ([decode(self.tokenizer, ids) for ids in rows] for rows in (prompts, written))
         metrics |= diversity(texts)
         samples = [{"prompt": a, "text": b} for a, b in zip(beginnings, texts, strict=True)]
-        return Evaluation(metrics, {"predictions.json": samples}, _shown_samples(samples))
+        shown = (
+            f"**{a.strip()}**\n\n" + b.strip().replace("\n", "  \n") for a, b in zip(beginnings, texts, strict=True)
+        )
+        return Evaluation(metrics, {"predictions.json": samples}, "\n\n---\n\n".join(shown))
 
     def _sampling(self) -> Config:
         """The settings by which an evaluation writes."""
@@ -229,7 +232,8 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
         )
 
     def export_graph(self, model: nn.Module) -> Graph:
-        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+        batches = example_batches(self.config, self.tokenizer)
+        return Graph(NextTokenLogits(model).eval(), ("input_ids",), ("logits",), (None,), batches)
 
     def stock_export(self) -> LanguageModelStock:
         return LanguageModelStock(self.config, self.tokenizer, example_batches(self.config, self.tokenizer))
@@ -242,11 +246,4 @@ def _size_note(corpus: PreparedCorpus) -> str:
         f"{train.num_documents:,} + {validation.num_documents:,} documents, "
         f"{len(train.ids):,} + {len(validation.ids):,} tokens "
         f"({validation.num_bytes / (len(validation.ids) - 1):.2f} bytes a token) for training + validation"
-    )
-
-
-def _shown_samples(samples: Sequence[dict[str, str]]) -> str:
-    """Markdown for people: prompts and what was written after them."""
-    return "\n\n---\n\n".join(
-        f"**{sample['prompt'].strip()}**\n\n" + sample["text"].strip().replace("\n", "  \n") for sample in samples
     )

@@ -27,9 +27,6 @@ class RandomWindows:
         self.length = length
         self.lengths = np.broadcast_to(np.int64(length), max(1, (len(ids) - 1) // length))
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
         """Windows of these numbers.
 
@@ -66,9 +63,6 @@ class ScoringWindows:
         self.stops = np.minimum(self.length + stride * np.arange(1 + num_more), num_targets)
         self.num_scored = np.diff(self.stops, prepend=0)
         self.lengths = np.full(len(self.stops), self.length)
-
-    def __len__(self) -> int:
-        return len(self.stops)
 
     def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
         """Windows of these numbers.

@@ -30,11 +30,8 @@ class SpanLogits(nn.Module):
 
 
 class ExportedSpans(nn.Module):
-    """An exported model in the place of a `QuestionAnsweringModel`, a few rows at a time.
-
-    Args:
-        outputs: computes the logits of start and end.
-    """
+    """An exported model, whose `outputs` are logits of start and end, in the place of a `QuestionAnsweringModel`; it
+    takes a few rows at a time."""
 
     def __init__(self, outputs: Outputs) -> None:
         super().__init__()

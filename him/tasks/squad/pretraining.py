@@ -38,10 +38,7 @@ BatchesOf = Callable[[SquadData], SquadBatches]
 class SquadPretraining(MaskedPretraining):
     """Answers synthetic questions and predicts masked tokens of their contexts.
 
-    Args:
-        task: whose model is pretrained; its own questions measure it.
-        train, validation: the data whose contexts are used.
-        batches_of: makes batches of synthetic questions.
+    The contexts are those of `train` and `validation`; the own questions of `task` measure its model.
     """
 
     shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy", "F1", "Exact_Match")

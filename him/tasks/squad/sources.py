@@ -6,6 +6,7 @@ from him.config import Config
 from him.core.errors import DataError
 from him.core.hub import hub_split, load_hub_dataset
 from him.core.messages import shown
+from him.data import sample
 from him.data.sources import (
     LOCAL_WAYS,
     SAMPLE,
@@ -49,7 +50,8 @@ def load_squad(config: Config, validation_share: float = 0.1) -> Splits[SquadDat
     if config.train_file:
         train, validation = _from_files(config, validation_share, notes, file_of)
     elif config.dataset == SAMPLE:
-        train, validation = _from_sample()
+        documents = sample.squad_sample(num_train=SAMPLE_QUESTIONS)
+        train, validation = map(squad_from_document, documents, SAMPLE_SPLITS)
     else:
         train, validation = _from_hub(config.dataset or DEFAULT_SQUAD, config.dataset_config, notes)
     if config.sample_size is not None:
@@ -128,14 +130,6 @@ def hold_out(data: SquadData, share: float, seed: int, notes: list[str]) -> tupl
     train, validation = (SquadData.from_paragraphs(part, data.source) for part in (parts.train, parts.validation))
     questions = f"{validation.num_questions:,} of {data.num_questions:,} questions"
     note_held_out(f"{parts.share} ({questions}), chosen by --seed {seed},", notes)
-    return train, validation
-
-
-def _from_sample() -> tuple[SquadData, SquadData]:
-    from him.data.sample import squad_sample
-
-    documents = squad_sample(num_train=SAMPLE_QUESTIONS)
-    train, validation = map(squad_from_document, documents, SAMPLE_SPLITS)
     return train, validation
 
 

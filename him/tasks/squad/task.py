@@ -35,9 +35,9 @@ from him.tasks.building import (
     given_tokenizer,
     sampling_of,
 )
-from him.tasks.evaluation import BertScores, diversity
+from him.tasks.evaluation import BertScores, TargetMeans, diversity
 from him.tasks.exporting import Batch, Graph, Outputs, few_batches
-from him.tasks.squad.answers import Answer, Answers, answer_all, score_answers
+from him.tasks.squad.answers import Answer, answer_all, score_answers
 from him.tasks.squad.attention import attention_example, choose_windows, first_to_last
 from him.tasks.squad.augmentation import augment
 from him.tasks.squad.batches import SquadBatches, dummy_batch
@@ -57,8 +57,7 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask
     """Finds the answer to a question as a span of its context.
 
     Args:
-        config: all settings.
-        tokenizer: of the model.
+        config, tokenizer: all settings, and the model's tokenizer.
         frequencies: of words in the training contexts.
         has_impossible: whether questions may have no answer.
     """
@@ -110,7 +109,7 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask
         if config.num_augmentations:
             task.train_batches = task.batches_of(augment(splits.train, config.num_augmentations, config.seed))
         if splits.source_ids:
-            task._source_ids = np.array(splits.source_ids)[task.questions_of_windows]
+            task._source_ids = np.array(splits.source_ids)[task.source_indices(np.arange(len(task.train_lengths)))]
         task.validation = splits.validation
         task.validation_features = prepared.validation
         task.notes = (*splits.notes, *bertscore_notes(config))
@@ -147,17 +146,12 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask
         return self.validation_features.digest
 
     def source_indices(self, examples: np.ndarray) -> np.ndarray:
-        """Questions, of which a window is a part."""
-        return self.questions_of_windows[examples]
+        """The training questions of which the windows are parts, or that their questions are variants of."""
+        return self.train_batches.features.window_question[examples] % self.train.num_questions
 
     @cached_property
     def _articles(self) -> dict[str, DocumentFrequencies]:
         return count_articles(self.train, self._features_of_train)
-
-    @property
-    def questions_of_windows(self) -> np.ndarray:
-        """(W,) number of the training question that each window, or the question that it is a variant of, is from."""
-        return self.train_batches.features.window_question % self.train.num_questions
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json`, and `task.json` with document frequencies and the no-answer threshold."""
@@ -238,26 +232,27 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask
         """All metrics of a model on some data.
 
         Args:
-            model, compute: see `evaluate`.
             data, features: the questions.
             num_scored: answers that BERTScore looks at, spread evenly; None is all.
             tune: whether to tune the no-answer threshold on them.
         """
-        found = self._answer_all(model, compute, data, features)
-        scored = score_answers(found.answers, data, self.no_answer_threshold, tune)
+        answers, means = self._answer_all(model, compute, data, features)
+        scored = score_answers(answers, data, self.no_answer_threshold, tune)
         self.no_answer_threshold = scored.threshold
         ids = list(scored.texts)
         chosen = ids if num_scored is None else [ids[index] for index in first_to_last(len(ids), num_scored)]
         texts, references = ([each[id] for id in chosen] for each in (scored.texts, scored.references))
         metrics = {
-            **found.means.metrics(),
+            **means.metrics(),
             **scored.metrics,
             **diversity(list(scored.texts.values())),
             **self._bertscores.metrics(texts, [accepted or [""] for accepted in references], compute),
         }
         return Evaluation(metrics, scored.predictions)
 
-    def _answer_all(self, model: nn.Module, compute: Compute, data: SquadData, features: SquadFeatures) -> Answers:
+    def _answer_all(
+        self, model: nn.Module, compute: Compute, data: SquadData, features: SquadFeatures
+    ) -> tuple[list[Answer], TargetMeans]:
         threshold = self.no_answer_threshold if self.has_impossible else None
         return answer_all(model, compute, self._batches(features), data, self.config.max_answer_words, threshold)
 
@@ -297,7 +292,7 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask
         return self._predict(model, compute, read_squad(path, answers_required=False))
 
     def _predict(self, model: nn.Module, compute: Compute, data: SquadData) -> dict[str, Answer]:
-        answers = self._answer_all(model, compute, data, self._features(data)).answers
+        answers, _ = self._answer_all(model, compute, data, self._features(data))
         return {question.id: answer for question, answer in zip(data.questions, answers, strict=True)}
 
     def example_inputs(self) -> dict[str, str]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from him.core.compute import Compute
 from him.core.errors import DataError
 from him.core.ragged import Ragged
-from him.data.cache import content_digest
 from him.data.document_files import is_text, read_texts
 from him.data.records import read_pairs
 from him.model.masked_lm import PretrainingModel, WordNumbers
@@ -30,12 +29,7 @@ LEAST_TOKENS = 16  # of a document that is cut in two
 
 
 class SummarizationPretraining(MaskedPretraining):
-    """Goes on with documents, and predicts their masked tokens.
-
-    Args:
-        task: whose model is pretrained.
-        train, validation: the pairs whose documents are used.
-    """
+    """Goes on with the documents of `train` and `validation`, and predicts their masked tokens."""
 
     def __init__(self, task: Task, train: PairBatches, validation: PairBatches) -> None:
         super().__init__(task)
@@ -51,8 +45,7 @@ class SummarizationPretraining(MaskedPretraining):
 
     @cached_property
     def train_digest(self) -> str:
-        features = self.train_batches.features
-        return content_digest(features.documents, features.summaries)
+        return self.train_batches.features.digest
 
     def losses(
         self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None = None
@@ -80,7 +73,6 @@ class ContinuedDocuments:
         pairs: how rows are made.
         documents: to cut; those of less than `LEAST_TOKENS` are left out.
         seed: of the positions.
-        word_numbers: numbers the words of a batch.
 
     Raises:
         DataError: all are too short.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from him.config import Config
 from him.core.errors import ConfigError
 from him.core.hub import hub_split, load_hub_dataset
+from him.data import sample
 from him.data.records import ID, Fields, Pair, PairData, Records, pairs_from_records, read_pairs
 from him.data.sources import (
     LOCAL_WAYS,
@@ -112,10 +113,8 @@ def hold_out(data: PairData, share: float, seed: int, notes: list[str]) -> tuple
 
 def _from_sample(num_train: int | None, num_validation: int | None) -> tuple[PairData, PairData]:
     """As many pairs as are asked for: a smaller sample is the beginning of a larger one, and is sooner made."""
-    from him.data.sample import summarization_sample
-
     sizes = {"num_train": num_train, "num_validation": num_validation}
-    parts = summarization_sample(**{name: size for name, size in sizes.items() if size is not None})
+    parts = sample.summarization_sample(**{name: size for name, size in sizes.items() if size is not None})
     train, validation = (
         pairs_from_records(_numbered(rows), name, Fields()) for rows, name in zip(parts, SAMPLE_SPLITS, strict=True)
     )
@@ -153,37 +152,29 @@ def _hub_pairs(
         needed.append(fields.summary)
     fix = "name the columns of its texts with --document_field and --summary_field"
     rows = hub_split(splits, name, split, LOCAL_WAYS, needed, fix)
-    usable = _UsableRows(rows, fields)
-    data = pairs_from_records(islice(usable, limit), source, fields)
-    if usable.num_blank:
-        notes.append(f"{source}: {usable.num_blank:,} rows without a document or a summary are left out")
+    blank: list[str] = []
+    data = pairs_from_records(islice(_usable_rows(rows, fields, blank), limit), source, fields)
+    if blank:
+        notes.append(f"{source}: {len(blank):,} rows without a document or a summary are left out")
     return data
 
 
-class _UsableRows:
+def _usable_rows(rows: "Dataset", fields: Fields, blank: list[str]) -> Records:
     """Rows that have a document and a summary, as records; one without an id of its own gets its place.
 
-    Attributes:
-        num_blank: how many rows were left out so far.
+    Those that are left out are noted down in `blank` as they are met.
     """
-
-    def __init__(self, rows: "Dataset", fields: Fields) -> None:
-        kept = (ID, fields.document, fields.summary, fields.references)
-        self.rows = rows.select_columns([name for name in rows.column_names if name in kept])
-        self.fields = fields
-        self.num_blank = 0
-
-    def __iter__(self) -> Records:
-        seen: set[str] = set()
-        for place, row in _numbered(self.rows):
-            summaries = (row.get(name) for name in (self.fields.summary, self.fields.references) if name)
-            if _is_blank(row[self.fields.document]) or all(map(_is_blank, summaries)):
-                self.num_blank += 1
-                continue
-            identifier = "" if row.get(ID) is None else str(row[ID])
-            row[ID] = place if _is_blank(identifier) or identifier in seen else identifier
-            seen.add(identifier)
-            yield place, row
+    kept = (ID, fields.document, fields.summary, fields.references)
+    seen: set[str] = set()
+    for place, row in _numbered(rows.select_columns([name for name in rows.column_names if name in kept])):
+        summaries = (row.get(name) for name in (fields.summary, fields.references) if name)
+        if _is_blank(row[fields.document]) or all(map(_is_blank, summaries)):
+            blank.append(place)
+            continue
+        identifier = "" if row.get(ID) is None else str(row[ID])
+        row[ID] = place if _is_blank(identifier) or identifier in seen else identifier
+        seen.add(identifier)
+        yield place, row
 
 
 def _is_blank(value: object) -> bool:

@@ -18,8 +18,9 @@ from him.config.options.summarization import SPEC
 from him.core.compute import Compute, in_parts
 from him.core.errors import ConfigError
 from him.data.batching import SamplingWeights, evaluation_batches
-from him.data.cache import cache_folder, content_digest
+from him.data.cache import cache_folder
 from him.data.records import Pair, PairData, read_pairs
+from him.data.sample import summarization_sample
 from him.metrics.rouge import rouge_scores
 from him.model.generation import generate
 from him.model.initialization import initialize
@@ -33,9 +34,9 @@ from him.tasks.building import (
     sampling_of,
 )
 from him.tasks.evaluation import BertScores, diversity, mean_loss
-from him.tasks.exporting import Graph, StockExport
+from him.tasks.exporting import Graph, StockExport, few_batches
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
-from him.tasks.summarization.export import example_batches, next_token_graph
+from him.tasks.summarization.export import NextTokenLogProbabilities
 from him.tasks.summarization.features import (
     PairBatches,
     PairFeatures,
@@ -113,13 +114,12 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
     @cached_property
     def train_digest(self) -> str:
         """By the tokens of all pairs: where most documents are cut, the lengths of other ones are the same."""
-        features = self.train_batches.features
-        return content_digest(features.documents, features.summaries)
+        return self.train_batches.features.digest
 
     @cached_property
     def validation_digest(self) -> str:
         """By the tokens of all validation pairs."""
-        return content_digest(self.validation_features.documents, self.validation_features.summaries)
+        return self.validation_features.digest
 
     def build_model(self) -> SummarizationModel:
         """Builds the model that the configuration describes, with weights drawn anew."""
@@ -181,12 +181,10 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
             return Evaluation(metrics)
         texts = [written.text for written in self._write(model, compute, batches, numbers)]
         references = [data.pairs[number].summaries for number in numbers]
-        metrics |= rouge_scores(texts, references)
-        metrics |= diversity(texts)
+        metrics |= rouge_scores(texts, references) | diversity(texts)
         scored = evenly_spread(len(texts), num_scored)
-        metrics |= self._bertscores.metrics(
-            [texts[index] for index in scored], [references[index] for index in scored], compute
-        )
+        chosen = ([each[index] for index in scored] for each in (texts, references))
+        metrics |= self._bertscores.metrics(*chosen, compute)
         written = {data.pairs[number].id: text for number, text in zip(numbers, texts, strict=True)}
         samples = [(data.pairs[number], written[data.pairs[number].id]) for number in numbers[:SHOWN_SAMPLES]]
         return Evaluation(metrics, {"predictions.json": written}, _samples_table(samples))
@@ -234,11 +232,8 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
 
     def example_inputs(self) -> dict[str, str]:
         """A document of the built-in validation data."""
-        return {
-            "text": load_pairs(Config(task_type="summarization", dataset="sample", sample_size=1))
-            .validation.pairs[0]
-            .document
-        }
+        splits = load_pairs(Config(task_type="summarization", dataset="sample", sample_size=1))
+        return {"text": splits.validation.pairs[0].document}
 
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention over validation documents, spread over the shorter half, and over the summaries written of them."""
@@ -274,7 +269,13 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
         )
 
     def export_graph(self, model: nn.Module) -> Graph:
-        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+        """With a few built-in documents and their summaries."""
+        pairs = (Pair(each["id"], each["document"], (each["summary"],)) for each in summarization_sample(0, 0, 8)[1])
+        data = PairData(tuple(pairs), "the built-in sample")
+        batches = self.batches_of(build_pair_features(data, self.tokenizer))
+        inputs = ("input_ids", "token_type_ids", "attention_mask")
+        module, shown = NextTokenLogProbabilities(model).eval(), few_batches(batches.lengths, batches.batch)
+        return Graph(module, inputs, ("log_probabilities",), ("attention_mask",), shown)
 
     def stock_export(self) -> StockExport:
         """There is none."""
