@@ -1,8 +1,14 @@
-"""What the sources of all tasks have in common: checks of the flags that name them, holding out, notes for the user."""
+"""What the sources of all tasks have in common: checks of the flags that name them, holding out, notes for the user.
+
+Local files, the Hugging Face hub, or the sample that HIM generates: exactly one of the three serves a run, and never
+another one in its place: a source that fails is an error. What the user should know about a choice made there (what is
+held out, dropped or left out, a copy from the cache) is a note of one line, which the caller prints.
+"""
 
 import random
 import re
 from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -11,9 +17,24 @@ from him.core.errors import ConfigError
 from him.core.messages import fail, shown
 
 SAMPLE = "sample"
+SAMPLE_SPLITS = ("the built-in sample, train", "the built-in sample, validation")
 HUB_NAME = r"\w[\w.-]*/\w[\w.-]*"
 LOCAL_WAYS = "--train_file FILE --validation_file FILE, or the built-in sample with --dataset sample"
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Splits(Generic[T]):
+    """Data to train on and to validate on, and lines that tell the user what was decided on the way.
+
+    Attributes:
+        source_ids: (N,) of each training example, the number of the file that it is from; empty for other sources.
+    """
+
+    train: T
+    validation: T
+    notes: tuple[str, ...] = ()
+    source_ids: tuple[int, ...] = ()
 
 
 def check_source_flags(config: Config, example: str) -> None:

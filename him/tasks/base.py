@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # so that looking up a task's name does not load PyTorch
     from him.attention_maps import AttentionExample
     from him.core.compute import Compute
     from him.data.batching import SamplingWeights
+    from him.tasks.evaluation import Batches
     from him.tasks.exporting import Graph, Outputs, StockExport
 
 # The other metrics are better when they are higher.
@@ -71,6 +72,7 @@ class TrainingTask(ABC):
         stages: names in the records of what is measured while training and in evaluations.
         config: all settings.
         tokenizer: makes the token ids of the batches.
+        train_batches: makes the batches of the training examples; None before the data are prepared.
     """
 
     best_metric: ClassVar[str]
@@ -78,15 +80,16 @@ class TrainingTask(ABC):
     stages: ClassVar[tuple[str, str]] = ("train", "validation")
     config: Config
     tokenizer: Tokenizer
+    train_batches: Batches | None = None
 
     @abstractmethod
     def build_model(self) -> nn.Module:
         """A new model; its weights come from torch's global generator."""
 
     @property
-    @abstractmethod
     def train_lengths(self) -> np.ndarray:
         """(N,) tokens of each training example."""
+        return self.train_batches.lengths
 
     @property
     def train_sampling(self) -> SamplingWeights | None:
@@ -114,9 +117,9 @@ class TrainingTask(ABC):
         """Where in the training data, counted from 0, these training examples are from: to name them to the user."""
         return examples
 
-    @abstractmethod
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """The training examples of these numbers as one batch, a row each, with an `attention_mask` (B, L)."""
+        return self.train_batches.batch(examples)
 
     @abstractmethod
     def num_targets(self, batch: dict[str, Tensor]) -> int:
@@ -141,17 +144,17 @@ class Task(TrainingTask):
     Attributes:
         name: as in `--task_type`.
         inputs: keywords of `predict`, which are flags of `scripts/predict.py`.
+        notes: lines about the data that the user should read.
     """
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
+    notes: Sequence[str] = ()
 
     @classmethod
     def resolve(cls, config: Config) -> Config:
         """The configuration with this task's defaults where nothing was said; see `him.config.resolve`."""
         return resolve(config)
-
-    # -- data ----------------------------------------------------------------------------------------------------------
 
     @classmethod
     @abstractmethod
@@ -175,18 +178,11 @@ class Task(TrainingTask):
             CheckpointError: a file is missing or damaged.
         """
 
-    @property
-    @abstractmethod
-    def notes(self) -> Sequence[str]:
-        """Lines about the data that the user should read."""
-
     def with_config(self, config: Config) -> Task:
         """The same data under other settings, which change nothing about how the data are read."""
         other = copy.copy(self)
         other.config = config
         return other
-
-    # -- measuring -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
@@ -199,8 +195,6 @@ class Task(TrainingTask):
     @abstractmethod
     def dummy_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
         """A batch of random tokens without padding, that `loss` takes: to measure how fast a model is."""
-
-    # -- inference -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def predict(self, model: nn.Module, compute: Compute, **inputs: Any) -> Any:
@@ -217,9 +211,6 @@ class Task(TrainingTask):
     @abstractmethod
     def example_inputs(self) -> dict[str, str]:
         """Keywords for `predict` from the built-in data, of a kind that training does not show."""
-
-
-# -- capabilities ------------------------------------------------------------------------------------------------------
 
 
 class PretrainableTask(Task):
@@ -276,8 +267,7 @@ class ExportableTask(Task):
     def exported_model(self, outputs: Outputs) -> nn.Module:
         """An exported model in the place of a trained one, for evaluations with `export_settings`.
 
-        Args:
-            outputs: computes what the graph of `export_graph` computes.
+        What `export_graph` says is computed by `outputs`.
         """
 
     def stock_export(self) -> StockExport:

@@ -1,6 +1,8 @@
 """Builders: tokenizer, embedding and encoder from the settings, as all tasks have them."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -32,19 +34,13 @@ def build_embedding(
         ConfigError: the model would be larger than the machine.
     """
     _check_size(config, tokenizer.get_vocab_size())
-    shape = EmbeddingShape(
-        vocab_size=tokenizer.get_vocab_size(),
-        embed_dim=config.embed_dim,
-        max_seq_len=config.max_seq_len,
-        mask_id=special_id(tokenizer, MASK),
-        learned_positions=config.positions == "learned",
-        dropout=config.dropout,
-        word_dropout=config.word_dropout,
-        num_segments=num_segments,
-        variational_dropout=config.variational_dropout,
-        layer_norm_eps=config.layer_norm_eps,
-    )
-    return InputEmbedding(shape, lexical)
+    others = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "mask_id": special_id(tokenizer, MASK),
+        "learned_positions": config.positions == "learned",
+        "num_segments": num_segments,
+    }
+    return InputEmbedding(EmbeddingShape(**_settings_of(EmbeddingShape, config) | others), lexical)
 
 
 def num_encoder_weights(config: Config) -> int:
@@ -66,24 +62,13 @@ def _check_size(config: Config, vocab_size: int) -> None:
 
 def build_encoder(config: Config, causal: bool) -> Encoder:
     """The encoder, with weights that are still to be drawn."""
-    shape = EncoderShape(
-        num_encoder_layers=config.num_encoder_layers,
-        embed_dim=config.embed_dim,
-        num_heads=config.num_heads,
-        dim_feedforward=config.dim_feedforward,
-        norm_first=config.norm_first,
-        dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
-        conv_kernel_size=config.conv_kernel_size,
-        rotary=config.positions == "rotary",
-        activation=config.activation,
-        causal=causal,
-        variational_dropout=config.variational_dropout,
-        layer_heads=config.layer_heads,
-        layer_feedforward=config.layer_feedforward,
-        layer_norm_eps=config.layer_norm_eps,
-    )
-    return Encoder(shape)
+    others = {"rotary": config.positions == "rotary", "causal": causal}
+    return Encoder(EncoderShape(**_settings_of(EncoderShape, config) | others))
+
+
+def _settings_of(shape: type, config: Config) -> dict[str, Any]:
+    """The settings that a shape has fields of the same names for."""
+    return {each.name: getattr(config, each.name) for each in fields(shape) if hasattr(config, each.name)}
 
 
 def check_capabilities(task: type[Task], config: Config) -> None:

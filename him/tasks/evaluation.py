@@ -22,11 +22,7 @@ T = TypeVar("T")
 
 
 class Batches(Protocol):
-    """Examples that can be put together to batches.
-
-    Attributes:
-        lengths: (N,) tokens of each.
-    """
+    """Examples that can be put together to batches; `lengths` (N,) are the tokens of each."""
 
     lengths: np.ndarray
 
@@ -36,12 +32,7 @@ class Batches(Protocol):
 
 @dataclass
 class TargetMeans:
-    """Mean loss and accuracy over targets, added up batch by batch.
-
-    Attributes:
-        loss: in nats.
-        accuracy: in [0, 1].
-    """
+    """Mean loss in nats and accuracy in [0, 1] over targets, added up batch by batch."""
 
     loss: RunningMean = field(default_factory=RunningMean)
     accuracy: RunningMean = field(default_factory=RunningMean)
@@ -66,14 +57,8 @@ def forward_passes(
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor], T]]:
     """The evaluation loop: every example once, longest first; where memory runs out, half a batch at a time.
 
-    Args:
-        batches: the examples.
-        batch_size: examples in a batch.
-        compute: where and in which precision.
-        forward: what is computed of a batch.
-
     Yields:
-        Numbers of the examples, their batch on the device, and what `forward` returned.
+        Numbers of `batch_size` examples, their batch on the device, and what `forward` computed of it.
     """
 
     def work(numbers: np.ndarray) -> tuple[dict[str, Tensor], T]:
@@ -108,11 +93,7 @@ def diversity(texts: Sequence[str]) -> dict[str, float]:
 
 
 class BertScores:
-    """BERTScore, whose encoder is loaded when it is first needed.
-
-    Args:
-        wanted: `--bertscore_model`.
-    """
+    """BERTScore, whose encoder (`wanted`: `--bertscore_model`) is loaded when it is first needed."""
 
     def __init__(self, wanted: str | None) -> None:
         self.wanted = wanted

@@ -56,9 +56,7 @@ class Graph:
 def few_batches(lengths: np.ndarray, batch: Callable[[Sequence[int]], Batch]) -> list[Batch]:
     """Batches to compare models on: two examples, three, the shortest and the longest, these two without padding.
 
-    Args:
-        lengths: (N,) tokens of some examples.
-        batch: makes a batch of examples by their numbers.
+    The examples have `lengths` (N,) tokens, and `batch` puts them together by their numbers.
     """
     by_length = np.argsort(lengths, kind="stable")
     shortest, middle, longest = by_length[0], by_length[len(by_length) // 2], by_length[-1]
@@ -81,9 +79,7 @@ def some_rows(batch: Batch, number: int) -> list[Batch]:
 class ExportedTokens(nn.Module):
     """An exported model in the place of one that writes text, as far as its loss goes.
 
-    Args:
-        outputs: computes the logits or log-probabilities (B, L, V) of the next tokens.
-        vocab_size: V.
+    `outputs` computes the logits or log-probabilities (B, L, V) of the next tokens; V is `vocab_size`.
     """
 
     def __init__(self, outputs: Outputs, vocab_size: int) -> None:
@@ -110,13 +106,8 @@ class ExportedTokens(nn.Module):
 
 @dataclass(frozen=True)
 class StockClass:
-    """A class of `transformers`.
-
-    Attributes:
-        name: of the class; its configuration is what the class says.
-        auto: the class that opens its folders.
-        prefix: of the encoder's weights.
-    """
+    """A class of `transformers`, which says its configuration; the class that opens its folders; the prefix of the
+    encoder's weights."""
 
     name: str
     auto: str
@@ -127,8 +118,7 @@ class StockExport(ABC):
     """What a task knows about the stock classes of `transformers` that compute what its model does.
 
     Args:
-        config: settings of the model.
-        tokenizer: of the task.
+        config, tokenizer: settings of the model, and the task's tokenizer.
         batches: of real inputs, to compare both models on.
 
     Attributes:

@@ -1,17 +1,19 @@
 """Text generation: what the tasks that write text have in common."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from him.config import Config
+from him.core.errors import CheckpointError, ConfigError
 from him.model.generation import Decoder
 from him.model.repeated_words import RepeatedWords
 from him.tasks.base import DistillableTask, ExportableTask, LossSums
 from him.tasks.exporting import ExportedTokens, Outputs
-from him.text.tokenizer import CLS, MASK, PAD, SEP, UNK, piece_texts, special_id
+from him.text.tokenizer import CLS, MASK, PAD, SEP, UNK, parse_tokenizer, piece_texts, special_id
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,22 @@ class GenerationTask(DistillableTask, ExportableTask):
 
     export_settings: ClassVar[dict[str, Any]] = {"eval_samples": 0}  # writing needs more of a model than its outputs
 
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json`."""
+        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+    @classmethod
+    def restore(cls, config: Config, folder: Path) -> Self:
+        """The task as `save` left it."""
+        try:
+            return cls(config, parse_tokenizer(folder / "tokenizer.json"))
+        except ConfigError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> LossSums:
         """Cross-entropy of the tokens to be written."""
         return self._loss(model, batch)
@@ -49,7 +67,6 @@ class GenerationTask(DistillableTask, ExportableTask):
         return LossSums(loss, self.num_targets(batch), num_correct)
 
     def exported_model(self, outputs: Outputs) -> ExportedTokens:
-        """See `ExportedTokens`."""
         return ExportedTokens(outputs, self.tokenizer.get_vocab_size())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import cached_property
+from collections.abc import Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,22 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from him.config.resolve import pretraining_config
+from him.core.compute import Compute
 from him.model.initialization import initialize
 from him.model.masked_lm import MLMHead, PretrainingModel, mask_positions
 from him.tasks.base import LossSums, Task, TrainingTask
+from him.tasks.evaluation import Batches, forward_passes
 from him.text.tokenizer import MASK, special_id
 
 MASKED_SHARE = 0.15  # of the words (Devlin et al. 2018, arXiv:1810.04805)
 MLM_WEIGHT = 0.5  # of the masked tokens; the synthetic questions, or the words that follow, count 1
 EVALUATION_SEED = 0  # of the tokens that are masked in validation texts
+EVALUATION_BATCH = 64
 
 
 class Pretraining(TrainingTask):
-    """A task that is learned before another one, from the same texts, some of whose tokens are masked.
-
-    Args:
-        task: the other one, with its data.
-    """
+    """A task that is learned before another one, `task`, from its texts, some tokens of which are masked."""
 
     best_metric: ClassVar[str] = "Loss"
     shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy",)
@@ -69,6 +69,8 @@ class Pretraining(TrainingTask):
 class MaskedPretraining(Pretraining):
     """A pretraining whose masked tokens are predicted by a head of their own, beside what the task is about."""
 
+    validation_batches: Batches
+
     def build_model(self) -> PretrainingModel:
         """The task's model with a head beside it, with weights drawn anew."""
         head = MLMHead(self.config.embed_dim, self.tokenizer.get_vocab_size())
@@ -81,6 +83,13 @@ class MaskedPretraining(Pretraining):
         sums, masked = self.losses(model, batch)
         weight = MLM_WEIGHT * sums.num_targets / max(1, masked.num_targets)
         return LossSums(sums.loss + weight * masked.loss, sums.num_targets, sums.num_correct)
+
+    def validation_losses(self, model: PretrainingModel, compute: Compute) -> Iterator[tuple[LossSums, LossSums]]:
+        """`losses` of each batch of the validation texts, in which the same tokens are masked each time."""
+        model.eval()
+        generator = torch.Generator(compute.device).manual_seed(EVALUATION_SEED)
+        forward = partial(self.losses, model, generator=generator)
+        return (sums for _, _, sums in forward_passes(self.validation_batches, EVALUATION_BATCH, compute, forward))
 
     @abstractmethod
     def losses(

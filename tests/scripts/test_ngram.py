@@ -133,7 +133,7 @@ def test_targets_are_those_of_a_run():
     """Every validation token but the first, in the order of the run's windows."""
     validation = chain(101, 9, seed=4)
     windows = ScoringWindows(validation, length=16, stride=16)
-    batch = windows.batch(np.arange(len(windows)))
+    batch = windows.batch(np.arange(len(windows.lengths)))
     targets = batch["labels"][batch["is_target"]].numpy()
     found = probabilities(validation, validation, 9, 1)
     frequency = {token: found[place] for place, token in enumerate(targets.tolist())}

@@ -13,7 +13,7 @@ from him.core.files import add_folder, verify_folder
 from him.core.messages import fail
 from him.data.cache import cached_folder, fingerprint, load_cached
 from him.data.documents import Documents
-from him.tasks.lm.sources import CorpusSplits
+from him.data.sources import Splits
 from him.text.tokenizer import SEP, parse_tokenizer, plain_text_tokenizer, special_id
 from him.text.training import train_tokenizer
 
@@ -60,7 +60,7 @@ class PreparedCorpus:
 
 
 def prepare_corpus(
-    splits: CorpusSplits, given: Tokenizer | None, tokenizer_type: str, vocab_size: int, cache_dir: Path
+    splits: Splits[Documents], given: Tokenizer | None, tokenizer_type: str, vocab_size: int, cache_dir: Path
 ) -> PreparedCorpus:
     """Encodes documents, or takes them from the cache; a damaged cache is built anew.
 
@@ -91,12 +91,9 @@ def prepare_corpus(
 
 
 def encode_documents(documents: Documents, tokenizer: Tokenizer, folder: Path) -> TokenText:
-    """Encodes documents that are needed once.
+    """Encodes documents that are needed once, by a `plain_text_tokenizer`.
 
-    Args:
-        documents: the text.
-        tokenizer: see `plain_text_tokenizer`.
-        folder: is made, and holds the tokens as long as they are used.
+    The folder is made, and holds the tokens as long as they are used.
     """
     _build(folder, {"text": documents}, tokenizer)
     return _load_parts(folder)["text"]

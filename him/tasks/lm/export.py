@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from him.config import Config
 from him.data.sample import text_sample
 from him.model.generative import GenerativeModel, padded
-from him.tasks.exporting import Batch, Graph, StockClass, StockExport
+from him.tasks.exporting import Batch, StockClass, StockExport
 from him.text.tokenizer import PAD, SEP, special_id
 
 
@@ -25,11 +25,6 @@ class NextTokenLogits(nn.Module):
         """Returns (B, L, V)."""
         tokens = self.model.embedding.tokens
         return (tokens.project(self.model(batch).hidden_BLD, self.model.output_bias),)
-
-
-def next_token_graph(model: GenerativeModel, batches: list[Batch]) -> Graph:
-    """What is exported of a model."""
-    return Graph(NextTokenLogits(model).eval(), ("input_ids",), ("logits",), (None,), batches)
 
 
 def example_batches(config: Config, tokenizer: Tokenizer) -> list[Batch]:
@@ -53,12 +48,8 @@ class LanguageModelStock(StockExport):
 
     @classmethod
     def obstacles(cls, config: Config) -> list[str]:
-        found = []
-        if config.positions == "rotary":
-            found.append("rotary positions (--positions learned)")
-        if config.norm_first:
-            found.append("pre-LN (--no-norm_first)")
-        return found
+        rotary = ["rotary positions (--positions learned)"] if config.positions == "rotary" else []
+        return rotary + (["pre-LN (--no-norm_first)"] if config.norm_first else [])
 
     def settings(self, model: nn.Module) -> dict[str, object]:
         end_id = special_id(self.tokenizer, SEP)

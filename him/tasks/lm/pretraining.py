@@ -24,9 +24,7 @@ from him.text.tokenizer import piece_texts
 class LanguageModelingPretraining(Pretraining):
     """Predicts the next token where some of the words before it cannot be read.
 
-    Args:
-        task: with its validation data.
-        train_ids: (tokens,) unsigned integers, the tokens of its training texts.
+    Its training texts are `train_ids`, (tokens,) unsigned integers.
     """
 
     best_metric: ClassVar[str] = "Bits_Per_Byte"
@@ -39,20 +37,16 @@ class LanguageModelingPretraining(Pretraining):
             with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 text = encode_documents(read_documents(name, PRETRAIN_FILES), self.tokenizer, Path(folder) / "text")
                 ids.append(np.array(text.ids))
-        self.windows = RandomWindows(np.concatenate(ids) if len(ids) > 1 else ids[0], self.config.max_seq_len)
+        self.train_batches = RandomWindows(np.concatenate(ids) if len(ids) > 1 else ids[0], self.config.max_seq_len)
         self.word_numbers = WordNumbers(piece_texts(self.tokenizer))
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return np.broadcast_to(np.int64(self.config.max_seq_len), len(self.windows))
 
     @cached_property
     def train_digest(self) -> str:
-        return content_digest(self.windows.ids)
+        return content_digest(self.train_batches.ids)
 
     def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
         """See `RandomWindows.batch`; with the number of the word that each token is part of."""
-        batch = self.windows.batch(examples)
+        batch = super().train_batch(examples)
         return batch | {"word_ids": self.word_numbers(batch["input_ids"])}
 
     def build_model(self) -> PretrainingModel:

@@ -1,27 +1,41 @@
 """Sources of a language model's documents: text files, a set of the Hugging Face hub, or the sample that HIM generates.
 
-Exactly one of the three serves a run, and never another one in its place: a source that fails is an error. What the
-user should know about a choice made here (files held out, blank ones left out, a copy from the cache) is a note of one
-line, which the caller prints.
+Prompts too: texts that a language model is to continue.
 """
 
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from him.config import Config
 from him.core.errors import ConfigError
 from him.core.hub import hub_split, load_hub_dataset
 from him.core.messages import fail, shown, shown_source
+from him.data import sample
 from him.data.document_files import documents_of_paths, read_text_files, text_paths
-from him.data.documents import Documents, FilePart, TextFile, file_documents, row_documents, text_documents, whole
-from him.data.sources import SAMPLE, check_source_flags, note_held_out, note_leakage, note_shortage, split_off
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from him.data.documents import (
+    Documents,
+    FilePart,
+    TextFile,
+    file_documents,
+    read_text_file,
+    row_documents,
+    text_documents,
+    whole,
+)
+from him.data.records import read_pairs
+from him.data.sources import (
+    SAMPLE,
+    SAMPLE_SPLITS,
+    Splits,
+    check_source_flags,
+    note_held_out,
+    note_leakage,
+    note_shortage,
+    split_off,
+)
 
 DEFAULT_DATASET, DEFAULT_CONFIG, DEFAULT_COLUMN = "Salesforce/wikitext", "wikitext-2-raw-v1", "text"
 LOCAL_WAYS = "--corpus_dir FOLDER, --train_file FILE, or the built-in sample with --dataset sample"
@@ -29,16 +43,7 @@ TRAIN_SHARE = 0.9
 MIN_FILES_TO_SPLIT = 10  # with fewer, one file more or less would make validation another text altogether
 
 
-@dataclass(frozen=True)
-class CorpusSplits:
-    """Documents to train on and to validate on, and lines that tell the user what was decided on the way."""
-
-    train: Documents
-    validation: Documents
-    notes: tuple[str, ...] = ()
-
-
-def load_corpus(config: Config) -> CorpusSplits:
+def load_corpus(config: Config) -> Splits[Documents]:
     """Documents from the one source that the settings name; without any WikiText-2 of the hub.
 
     Every file is read here, in blocks, and checked; its text is read again when it is asked for. Each `.txt` file in
@@ -62,7 +67,7 @@ def load_corpus(config: Config) -> CorpusSplits:
         train, validation = _from_files(config, notes)
     else:
         if config.dataset == SAMPLE:
-            train, validation = _from_sample()
+            train, validation = map(text_documents, sample.text_sample(), SAMPLE_SPLITS)
         else:
             name = config.dataset or DEFAULT_DATASET
             train, validation = _from_hub(name, config.dataset_config, config.text_field, notes)
@@ -74,7 +79,7 @@ def load_corpus(config: Config) -> CorpusSplits:
     held = list(map(bytes, validation.digests))
     fault = "the training data holds {shared} of the {total} validation documents too"
     note_leakage(map(bytes, train.digests), held, fault, notes)
-    return CorpusSplits(train, validation, tuple(notes))
+    return Splits(train, validation, tuple(notes))
 
 
 def _check_flags(config: Config) -> None:
@@ -100,9 +105,6 @@ def _sampled(num_documents: int, sample_size: int, seed: int, notes: list[str]) 
     """Indices of `sample_size` documents, drawn and in order; of all if there are fewer."""
     note_shortage("--sample_size", sample_size, num_documents, "documents", notes)
     return sorted(random.Random(f"{seed} sample").sample(range(num_documents), min(sample_size, num_documents)))
-
-
-# --- local files ----------------------------------------------------------------------------------------------------
 
 
 def _from_files(config: Config, notes: list[str]) -> tuple[Documents, Documents]:
@@ -163,39 +165,37 @@ def _hold_out(
     return parts
 
 
-# --- the built-in sample and the hub ----------------------------------------------------------------------------------
-
-
-def _from_sample() -> tuple[Documents, Documents]:
-    from him.data.sample.texts import text_sample
-
-    train, validation = text_sample()
-    return (
-        text_documents(train, "the built-in sample, train"),
-        text_documents(validation, "the built-in sample, validation"),
-    )
-
-
 def _from_hub(
     name: str, config_name: str | None, text_field: str | None, notes: list[str]
 ) -> tuple[Documents, Documents]:
     if name == DEFAULT_DATASET and config_name is None:
         config_name = DEFAULT_CONFIG
     splits = load_hub_dataset(name, LOCAL_WAYS, notes, config_name=config_name)
-    train, validation = (
-        _hub_split(splits, name, split, text_field or DEFAULT_COLUMN) for split in ("train", "validation")
-    )
-    return train, validation
+    column = text_field or DEFAULT_COLUMN
+
+    def documents_of(split: str) -> Documents:
+        fix = "name the column of the text with --text_field COLUMN"
+        rows, source = hub_split(splits, name, split, LOCAL_WAYS, [column], fix), f"{name}, split {split}"
+        documents = row_documents(rows, column, source, wikitext="wikitext" in Path(name).name.lower())
+        if not len(documents):
+            fault = f"all {len(rows):,} rows are blank in column {shown(column)}"
+            fail(source, fault, "name another with --text_field COLUMN")
+        return documents
+
+    return documents_of("train"), documents_of("validation")
 
 
-def _hub_split(splits: "DatasetDict", name: str, split: str, column: str) -> Documents:
-    rows = hub_split(splits, name, split, LOCAL_WAYS, [column], "name the column of the text with --text_field COLUMN")
-    source = f"{name}, split {split}"
-    documents = row_documents(rows, column, source, wikitext="wikitext" in Path(name).name.lower())
-    if not len(documents):
-        fail(
-            source,
-            f"all {len(rows):,} rows are blank in column {shown(column)}",
-            "name another with --text_field COLUMN",
-        )
-    return documents
+def read_prompts(path: str | PathLike) -> dict[str, str]:
+    """Prompts by id: the whole of a .txt file, without the line end that editors add, or the field `text` of each
+    record of a JSONL, CSV or Parquet file.
+
+    Raises:
+        DataError: it cannot be read, or a prompt is missing or blank.
+    """
+    if Path(path).suffix.lower() != ".txt":
+        return {pair.id: pair.document for pair in read_pairs(path, "text", summaries_required=False).pairs}
+    file = read_text_file(path)
+    if file.is_blank:
+        fail(shown_source(path), "the file is blank", "write the beginning of a text into it")
+    (text,) = file_documents([whole(file)], str(path))
+    return {"0": text.removesuffix("\n").removesuffix("\r")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -18,7 +18,7 @@ from him.attention_maps import AttentionExample
 from him.config import Config
 from him.config.options.lm import SPEC
 from him.core.compute import Compute
-from him.core.errors import CheckpointError, ConfigError, DataError
+from him.core.errors import DataError
 from him.data.cache import cache_folder
 from him.data.document_files import read_documents
 from him.model.generation import generate, stream
@@ -29,13 +29,12 @@ from him.tasks.evaluation import diversity, mean_loss
 from him.tasks.exporting import Graph
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
 from him.tasks.lm.corpus import PreparedCorpus, TokenText, encode_documents, prepare_corpus
-from him.tasks.lm.export import LanguageModelStock, example_batches, next_token_graph
+from him.tasks.lm.export import LanguageModelStock, NextTokenLogits, example_batches
 from him.tasks.lm.model import LanguageModel
 from him.tasks.lm.pretraining import LanguageModelingPretraining
-from him.tasks.lm.prompts import read_prompts
-from him.tasks.lm.sources import load_corpus
+from him.tasks.lm.sources import load_corpus, read_prompts
 from him.tasks.lm.windows import RandomWindows, ScoringWindows
-from him.text.tokenizer import SEP, decode, parse_tokenizer, plain_text_tokenizer, special_id
+from him.text.tokenizer import SEP, decode, plain_text_tokenizer, special_id
 
 SCORING_TOKENS = 8192  # in a batch of validation windows
 MOST_SAMPLES = 8  # continuations written at an evaluation
@@ -55,14 +54,9 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
     shown_metrics: ClassVar[tuple[str, ...]] = SPEC.shown_metrics
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        self.config = config
-        self.tokenizer = tokenizer
+        super().__init__(config, plain_text_tokenizer(tokenizer))
         self.end_id = special_id(tokenizer, SEP)
-        self.windows: RandomWindows | None = None
         self.corpus: PreparedCorpus | None = None
-        self._notes: tuple[str, ...] = ()
-
-    # -- data ----------------------------------------------------------------------------------------------------------
 
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> LanguageModelingTask:
@@ -79,45 +73,16 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
             )
         task = cls(config, corpus.tokenizer)
         task.corpus = corpus
-        task.windows = RandomWindows(corpus.train.ids, config.max_seq_len)
-        task._notes = (*splits.notes, _size_note(corpus))
+        task.train_batches = RandomWindows(corpus.train.ids, config.max_seq_len)
+        task.notes = (*splits.notes, _size_note(corpus))
         return task
 
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
     def pretraining(self) -> LanguageModelingPretraining:
-        """See `LanguageModelingPretraining`."""
         return LanguageModelingPretraining(self, self.corpus.train.ids)
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return np.broadcast_to(np.int64(self.config.max_seq_len), len(self.windows))
 
     @property
     def train_digest(self) -> str:
         return self.corpus.content
-
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """See `RandomWindows.batch`."""
-        return self.windows.batch(examples)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json`."""
-        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
-
-    @classmethod
-    def restore(cls, config: Config, folder: Path) -> LanguageModelingTask:
-        """The task as `save` left it."""
-        try:
-            return cls(config, plain_text_tokenizer(parse_tokenizer(folder / "tokenizer.json")))
-        except ConfigError as error:
-            raise CheckpointError(f"{folder}: {error}") from None
-
-    # -- model ---------------------------------------------------------------------------------------------------------
 
     def build_model(self) -> LanguageModel:
         """Builds the model that the configuration describes, with weights drawn anew."""
@@ -135,8 +100,6 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
         ids_BL = torch.randint(self.tokenizer.get_vocab_size(), (batch_size, length + 1))
         mask_BL = torch.ones(batch_size, length, dtype=torch.bool)
         return {"input_ids": ids_BL[:, :-1], "labels": ids_BL[:, 1:], "attention_mask": mask_BL}
-
-    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """Scores every token of the validation text once, and continues a few positions of it."""
@@ -166,7 +129,10 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
         beginnings, texts = ([decode(self.tokenizer, ids) for ids in rows] for rows in (prompts, written))
         metrics |= diversity(texts)
         samples = [{"prompt": a, "text": b} for a, b in zip(beginnings, texts, strict=True)]
-        return Evaluation(metrics, {"predictions.json": samples}, _shown_samples(samples))
+        shown = (
+            f"**{a.strip()}**\n\n" + b.strip().replace("\n", "  \n") for a, b in zip(beginnings, texts, strict=True)
+        )
+        return Evaluation(metrics, {"predictions.json": samples}, "\n\n---\n\n".join(shown))
 
     def _sampling(self) -> Config:
         """The settings by which an evaluation writes."""
@@ -183,8 +149,6 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
             last_end = max((position for position, id in enumerate(prompt) if id == self.end_id), default=0)
             prompts.append(prompt[last_end:])
         return prompts
-
-    # -- use -----------------------------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, compute: Compute, *, text: str) -> Generation:
         """Continues a text; an empty one is begun."""
@@ -267,14 +231,11 @@ class LanguageModelingTask(GenerationTask, PretrainableTask, StreamingTask, Atte
             sections=(("text", 0, len(ids) - 1),),
         )
 
-    # -- export --------------------------------------------------------------------------------------------------------
-
     def export_graph(self, model: nn.Module) -> Graph:
-        """See `next_token_graph`."""
-        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+        batches = example_batches(self.config, self.tokenizer)
+        return Graph(NextTokenLogits(model).eval(), ("input_ids",), ("logits",), (None,), batches)
 
     def stock_export(self) -> LanguageModelStock:
-        """See `LanguageModelStock`."""
         return LanguageModelStock(self.config, self.tokenizer, example_batches(self.config, self.tokenizer))
 
 
@@ -285,11 +246,4 @@ def _size_note(corpus: PreparedCorpus) -> str:
         f"{train.num_documents:,} + {validation.num_documents:,} documents, "
         f"{len(train.ids):,} + {len(validation.ids):,} tokens "
         f"({validation.num_bytes / (len(validation.ids) - 1):.2f} bytes a token) for training + validation"
-    )
-
-
-def _shown_samples(samples: Sequence[dict[str, str]]) -> str:
-    """Markdown for people: prompts and what was written after them."""
-    return "\n\n---\n\n".join(
-        f"**{sample['prompt'].strip()}**\n\n" + sample["text"].strip().replace("\n", "  \n") for sample in samples
     )

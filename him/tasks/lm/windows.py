@@ -13,6 +13,9 @@ class RandomWindows:
 
     So an epoch of all numbers passes over nearly every token about once, and each epoch cuts elsewhere.
 
+    Attributes:
+        lengths: (windows,) tokens of each, all the same.
+
     Args:
         ids: (tokens,) unsigned integers, mapped into memory: a batch reads its slices only.
         length: L, at most one less than there are tokens.
@@ -22,9 +25,7 @@ class RandomWindows:
         assert len(ids) > length
         self.ids = ids
         self.length = length
-
-    def __len__(self) -> int:
-        return max(1, (len(self.ids) - 1) // self.length)
+        self.lengths = np.broadcast_to(np.int64(length), max(1, (len(ids) - 1) // length))
 
     def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
         """Windows of these numbers.
@@ -62,9 +63,6 @@ class ScoringWindows:
         self.stops = np.minimum(self.length + stride * np.arange(1 + num_more), num_targets)
         self.num_scored = np.diff(self.stops, prepend=0)
         self.lengths = np.full(len(self.stops), self.length)
-
-    def __len__(self) -> int:
-        return len(self.stops)
 
     def batch(self, numbers: np.ndarray) -> dict[str, Tensor]:
         """Windows of these numbers.

@@ -59,19 +59,6 @@ class SpanCandidate:
     score: float
 
 
-@dataclass
-class Answers:
-    """All answers of a data set.
-
-    Attributes:
-        answers: in the order of the questions.
-        means: loss and accuracy over all start and end targets; accuracy is the share that the highest logit met.
-    """
-
-    answers: list[Answer]
-    means: TargetMeans
-
-
 @torch.inference_mode()
 def answer_all(
     model: nn.Module,
@@ -80,16 +67,18 @@ def answer_all(
     data: SquadData,
     max_answer_words: int,
     no_answer_threshold: float | None,
-) -> Answers:
-    """Answers every question of a data set.
+) -> tuple[list[Answer], TargetMeans]:
+    """Answers every question of `data`.
 
     Args:
         model: a `QuestionAnsweringModel`.
-        compute: where and how.
         batches: windows of `data`.
-        data: the questions.
         max_answer_words: longest answer.
         no_answer_threshold: of the no-answer probability; None for a model that knows answerable questions only.
+
+    Returns:
+        The answers in the order of the questions, and loss and accuracy over all start and end targets; accuracy is the
+        share that the highest logit met.
     """
     model.eval()
     features = batches.features
@@ -105,10 +94,9 @@ def answer_all(
             null_scores[question] = min(null_scores[question], null)
     answers = []
     for found, null, context in zip(candidates, null_scores.tolist(), features.context_of.tolist(), strict=True):
-        answer = _merge(found, None if no_answer_threshold is None else null)
-        starts, ends = word_spans(features.contexts, context)
-        answers.append(answer.in_text(data.paragraphs[context].context, starts, ends, no_answer_threshold))
-    return Answers(answers, means)
+        characters = word_spans(features.contexts, context)
+        answers.append(_answer(found, null, no_answer_threshold, data.paragraphs[context].context, *characters))
+    return answers, means
 
 
 def best_spans(
@@ -144,42 +132,38 @@ def best_spans(
     return [[SpanCandidate(*span) for span in zip(*row, strict=True) if span[2] > IMPOSSIBLE] for row in rows]
 
 
-@dataclass
-class _Ranking:
-    """The best spans of a question in words, best first, with their probabilities, and that of no answer."""
-
-    spans: list[tuple[int, int]]
-    probabilities: list[float]
-    no_answer_probability: float
-
-    def in_text(self, context: str, starts: np.ndarray, ends: np.ndarray, threshold: float | None) -> Answer:
-        """The answer as text; `starts` and `ends` are the characters of the context's words."""
-        answerable = threshold is None or self.no_answer_probability <= threshold
-        if not self.spans:
-            return Answer("", 0, 0, 0.0, self.no_answer_probability, answerable, [])
-        characters = [(int(starts[first]), int(ends[last])) for first, last in self.spans]
-        texts = [context[start:end] for start, end in characters]
-        alternatives = list(zip(texts, self.probabilities, strict=True))[1:5]
-        score, no_answer = self.probabilities[0], self.no_answer_probability
-        return Answer(texts[0], *characters[0], score, no_answer, answerable, alternatives)
-
-
-def _merge(candidates: list[SpanCandidate], null: float | None) -> _Ranking:
-    """Ranks the spans of all windows; one that several windows see counts with its best score.
+def _answer(
+    candidates: list[SpanCandidate],
+    null: float,
+    threshold: float | None,
+    context: str,
+    starts: np.ndarray,
+    ends: np.ndarray,
+) -> Answer:
+    """Ranks the spans of all windows of a question; one that several windows see counts with its best score.
 
     Args:
-        candidates: of all windows of a question.
-        null: score of "no answer", the lowest of all windows; None where there is always an answer.
+        candidates: of all windows.
+        null: score of "no answer", the lowest of all windows.
+        threshold: of the probability of no answer; None where there is always one.
+        context: the question's.
+        starts, ends: first character of each of its words, and the character after its last.
     """
     best: dict[tuple[int, int], float] = {}
     for found in candidates:
         span = (found.first_word, found.last_word)
         best[span] = max(best.get(span, -math.inf), found.score)
     ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[:NUM_BEST]
-    scores = [score for _, score in ranked] + ([] if null is None else [null])
+    scores = [score for _, score in ranked] + ([] if threshold is None else [null])
     probabilities = torch.tensor(scores, dtype=torch.float64).softmax(dim=0).tolist()
-    no_answer = 0.0 if null is None else probabilities.pop()
-    return _Ranking([span for span, _ in ranked], probabilities, no_answer)
+    no_answer = 0.0 if threshold is None else probabilities.pop()
+    answerable = threshold is None or no_answer <= threshold
+    if not ranked:
+        return Answer("", 0, 0, 0.0, no_answer, answerable, [])
+    characters = [(int(starts[first]), int(ends[last])) for (first, last), _ in ranked]
+    texts = [context[start:end] for start, end in characters]
+    alternatives = list(zip(texts, probabilities, strict=True))[1:5]
+    return Answer(texts[0], *characters[0], probabilities[0], no_answer, answerable, alternatives)
 
 
 @dataclass
@@ -218,7 +202,7 @@ def score_answers(answers: Sequence[Answer], data: SquadData, threshold: float, 
         return ScoredAnswers(scores, texts, references, {"predictions.json": texts}, threshold)
     probabilities = {id: answer.no_answer_probability for id, answer in by_id.items()}
     if tune:
-        threshold = best_no_answer_threshold(texts, references, probabilities).f1_threshold
+        threshold = best_no_answer_threshold(texts, references, probabilities)["F1"][1]
     scores = squad_v2_scores(texts, references, probabilities, threshold)
     texts = {id: "" if probabilities[id] > threshold else text for id, text in texts.items()}
     predictions = {"predictions.json": texts, "no_answer_probabilities.json": probabilities}

@@ -10,7 +10,7 @@ from him.core.compute import Compute
 from him.tasks.squad.answers import best_spans
 from him.tasks.squad.batches import SquadBatches
 from him.tasks.squad.features import word_spans
-from him.tasks.squad.reader import Question, SquadData
+from him.tasks.squad.reader import SquadData
 
 
 def first_to_last(total: int, wanted: int) -> list[int]:
@@ -24,22 +24,6 @@ def choose_windows(lengths: np.ndarray, num_examples: int) -> list[int]:
     return [int(shorter[index]) for index in first_to_last(len(shorter), num_examples)]
 
 
-def attention_examples(
-    model: nn.Module,
-    compute: Compute,
-    batches: SquadBatches,
-    data: SquadData,
-    tokenizer: Tokenizer,
-    max_answer_words: int,
-    num_examples: int,
-) -> list[AttentionExample]:
-    """Attention of windows spread over the shorter half; see `attention_example`."""
-    return [
-        attention_example(str(number), model, compute, batches, window, data, tokenizer, max_answer_words)
-        for number, window in enumerate(choose_windows(batches.lengths, num_examples), start=1)
-    ]
-
-
 @torch.inference_mode()
 def attention_example(
     name: str,
@@ -51,17 +35,9 @@ def attention_example(
     tokenizer: Tokenizer,
     max_answer_words: int,
 ) -> AttentionExample:
-    """Runs the model on one window and takes all its attention weights.
+    """Runs a `QuestionAnsweringModel` on one of the windows of `data`, and takes all its attention weights.
 
-    Args:
-        name: of the example, in file names.
-        model: a `QuestionAnsweringModel`.
-        compute: where and how.
-        batches: windows of `data`.
-        window: number of the window.
-        data: the questions.
-        tokenizer: names the tokens.
-        max_answer_words: longest answer.
+    The example is called `name` in file names, and its tokens as `tokenizer` names them.
     """
     model.eval()
     features = batches.features
@@ -80,20 +56,17 @@ def attention_example(
         answer = (int(positions[0]), int(positions[-1]))
         starts, ends = word_spans(features.contexts, context)
         predicted = data.paragraphs[context].context[starts[best.first_word] : ends[best.last_word]]
+    question = data.questions[number]
+    gold = question.answers[0].text if question.answers else "no answer"
     sections = (("question", 1, first - 2), ("context", first, length - 2))
     ids = batch["input_ids"][0, :length].tolist()
     special_ids = {batches.pad_id, batches.cls_id, batches.sep_id}
     return AttentionExample(
         name=name,
-        title=_title(data.questions[number], predicted),
+        title=f"{question.text.strip()} Predicted: {predicted}. Gold: {gold}.",
         tokens=[tokenizer.id_to_token(id) for id in ids],
         weights=[weights[0, :, :length, :length].float().cpu().numpy() for weights in output.attention_weights],
         special=[id in special_ids for id in ids],
         answer=answer,
         sections=tuple(section for section in sections if section[1] <= section[2]),
     )
-
-
-def _title(question: Question, predicted: str) -> str:
-    gold = question.answers[0].text if question.answers else "no answer"
-    return f"{question.text.strip()} Predicted: {predicted}. Gold: {gold}."

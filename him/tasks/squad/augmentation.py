@@ -8,8 +8,8 @@ deletion, for pairs of texts.
 import random
 from collections.abc import Iterator
 
+from him.tasks.squad.lexical import sentence_bounds
 from him.tasks.squad.reader import Answer, Paragraph, Question, SquadData
-from him.tasks.squad.sentences import sentence_bounds
 
 SENTENCES_OUT = 0.3  # share of the sentences without an answer
 WORDS_OUT = 0.12  # share of the words of a question, but for the first and the last

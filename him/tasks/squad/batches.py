@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from him.data.batching import bucket_length
-from him.tasks.squad.features import NUM_SPECIAL, SquadFeatures, class_shape
+from him.tasks.squad.features import NUM_SPECIAL, SquadFeatures, class_shape, first_pieces, last_pieces
 from him.tasks.squad.lexical import SCALARS, SIZES
 
 
@@ -77,11 +77,8 @@ class SquadBatches:
         last = first + int(end - start)  # its [SEP]
         words = features.contexts.words[context]
 
-        fields["input_ids"][row, 0] = self.cls_id
-        fields["input_ids"][row, 1 : first - 1] = question_ids
-        fields["input_ids"][row, first - 1] = self.sep_id
-        fields["input_ids"][row, first:last] = features.contexts.ids[context][start:end]
-        fields["input_ids"][row, last] = self.sep_id
+        pieces = ([self.cls_id], question_ids, [self.sep_id], features.contexts.ids[context][start:end], [self.sep_id])
+        fields["input_ids"][row, : last + 1] = np.concatenate(pieces)
         fields["token_type_ids"][row, first : last + 1] = 1
         fields["attention_mask"][row, : last + 1] = True
         fields["word_ids"][row, first:last] = words[start:end]
@@ -148,16 +145,6 @@ def dummy_batch(batch_size: int, length: int, vocab_size: int, lexical: bool) ->
         batch |= {name: torch.randint(size, shape) for name, size in SIZES.items()}
         batch |= {"scalars": torch.randn(*shape, len(SCALARS)), "focus_ids": batch["input_ids"][:, 0]}
     return batch
-
-
-def first_pieces(words: np.ndarray) -> np.ndarray:
-    """(P,) bool: whether a piece is the first of its word."""
-    return np.concatenate((np.ones(1, bool), words[1:] != words[:-1]))
-
-
-def last_pieces(words: np.ndarray) -> np.ndarray:
-    """(P,) bool: whether a piece is the last of its word."""
-    return np.concatenate((words[1:] != words[:-1], np.ones(1, bool)))
 
 
 assert NUM_SPECIAL == 3, "the sequence layout above counts three special tokens"

@@ -4,27 +4,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from him.config import Config
 from him.data.sample import squad_sample
-from him.tasks.exporting import (
-    ROWS_AT_ONCE,
-    Batch,
-    Graph,
-    Outputs,
-    StockClass,
-    StockExport,
-    few_batches,
-    some_rows,
-)
-from him.tasks.squad.batches import SquadBatches
-from him.tasks.squad.features import FeatureOptions, build_features
-from him.tasks.squad.lexical import SIZES, DocumentFrequencies
+from him.tasks.exporting import ROWS_AT_ONCE, Batch, Graph, Outputs, StockClass, StockExport, some_rows
+from him.tasks.squad.lexical import SIZES
 from him.tasks.squad.model import SpanOutput
-from him.tasks.squad.reader import squad_from_document
-from him.text.tokenizer import CLS, PAD, SEP, special_id
+from him.text.tokenizer import CLS, SEP, special_id
 
 AUTO = "AutoModelForQuestionAnswering"
 
@@ -43,11 +30,8 @@ class SpanLogits(nn.Module):
 
 
 class ExportedSpans(nn.Module):
-    """An exported model in the place of a `QuestionAnsweringModel`, a few rows at a time.
-
-    Args:
-        outputs: computes the logits of start and end.
-    """
+    """An exported model, whose `outputs` are logits of start and end, in the place of a `QuestionAnsweringModel`; it
+    takes a few rows at a time."""
 
     def __init__(self, outputs: Outputs) -> None:
         super().__init__()
@@ -66,15 +50,6 @@ def span_graph(model: nn.Module, lexical: bool, batches: list[Batch]) -> Graph:
         inputs += (*SIZES, "scalars", "focus_ids")
     outputs, masks = ("start_logits", "end_logits"), ("may_start", "may_end")
     return Graph(SpanLogits(model).eval(), inputs, outputs, masks, batches, one_a_row=("focus_ids",))
-
-
-def example_batches(config: Config, tokenizer: Tokenizer, frequencies: DocumentFrequencies) -> list[Batch]:
-    """Windows of a few built-in questions."""
-    data = squad_from_document(squad_sample(0, 0, 8)[1], "the built-in sample")
-    features = build_features(data, tokenizer, FeatureOptions(config.max_seq_len, 0), frequencies)[0]
-    ids = tuple(special_id(tokenizer, token) for token in (PAD, CLS, SEP))
-    batches = SquadBatches(features, ids, config.max_seq_len, config.lexical_features)
-    return few_batches(batches.lengths, batches.batch)
 
 
 class SquadStock(StockExport):

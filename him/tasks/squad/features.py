@@ -33,11 +33,7 @@ NO_ARTICLE = DocumentFrequencies(0, {})
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """The settings that features depend on, beside the tokenizer: prepared data is kept under them.
-
-    Attributes:
-        max_seq_len, doc_stride: see `cut_windows`.
-    """
+    """Settings that features depend on, beside the tokenizer (see `cut_windows`): prepared data is kept under them."""
 
     max_seq_len: int
     doc_stride: int
@@ -61,7 +57,7 @@ class SquadFeatures:
         answers: rows are questions, elements (first piece, last piece, number of annotators); empty if unanswerable.
         focus_ids: (Q,) int32 token id of the first piece of the question's focus word.
         question_classes: (Q,) uint8 index into `QUESTION_CLASSES`.
-        match, scalars: rows are questions; the lexical inputs per word, question first (`PairFeatures`).
+        match, scalars: rows are questions; the lexical inputs per word, question first (`pair_features`).
         question_shapes, context_shapes: uint8 shape of each word.
     """
 
@@ -94,12 +90,11 @@ class SquadFeatures:
     def to_columns(self) -> Columns:
         """The same as flat columns, for the cache."""
         columns = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
+        for name, value in vars(self).items():
             if isinstance(value, EncodedTexts):
-                columns |= {f"{each.name}.{part.name}": getattr(value, part.name) for part in fields(value)}
+                columns |= {f"{name}.{part}": column for part, column in vars(value).items()}
             else:
-                columns[each.name] = value
+                columns[name] = value
         return columns
 
     @classmethod
@@ -126,9 +121,17 @@ def word_spans(encoded: EncodedTexts, index: int) -> tuple[np.ndarray, np.ndarra
     words = encoded.words[index]
     if not len(words):
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    is_first = np.concatenate((np.ones(1, bool), words[1:] != words[:-1]))
-    is_last = np.concatenate((is_first[1:], np.ones(1, bool)))
-    return encoded.starts[index][is_first], encoded.ends[index][is_last]
+    return encoded.starts[index][first_pieces(words)], encoded.ends[index][last_pieces(words)]
+
+
+def first_pieces(words: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether a piece is the first of its word."""
+    return np.concatenate((np.ones(1, bool), words[1:] != words[:-1]))
+
+
+def last_pieces(words: np.ndarray) -> np.ndarray:
+    """(P,) bool: whether a piece is the last of its word."""
+    return np.concatenate((words[1:] != words[:-1], np.ones(1, bool)))
 
 
 def cut_windows(
@@ -137,8 +140,7 @@ def cut_windows(
     """Cuts contexts into windows that fit beside their question.
 
     Args:
-        question_lengths: (Q,) pieces of each question.
-        context_lengths: (Q,) pieces of each question's context.
+        question_lengths, context_lengths: (Q,) pieces of each question, and of its context.
         max_seq_len: longest sequence, special tokens included.
         doc_stride: pieces that neighbouring windows share.
 
@@ -212,19 +214,18 @@ def build_features(
     Raises:
         ConfigError: the windows are too short.
     """
-    questions = [question for paragraph in data.paragraphs for question in paragraph.questions]
+    questions = data.questions
+    question_texts = [question.text.strip() for question in questions]
     context_of = np.repeat(
         np.arange(len(data.paragraphs), dtype=np.int32), [len(paragraph.questions) for paragraph in data.paragraphs]
     )
     context_texts = [paragraph.context for paragraph in data.paragraphs]
     encoded_contexts = encode_texts(tokenizer, context_texts)
-    encoded_questions = _first_pieces(
-        encode_texts(tokenizer, [question.text.strip() for question in questions]), MAX_QUESTION_TOKENS
-    )
+    encoded_questions = _first_pieces(encode_texts(tokenizer, question_texts), MAX_QUESTION_TOKENS)
     window_question, window_start, window_end = cut_windows(
         encoded_questions.ids.lengths, encoded_contexts.ids.lengths[context_of], options.max_seq_len, options.doc_stride
     )
-    question_words = context_words([question.text.strip() for question in questions], encoded_questions)
+    question_words = context_words(question_texts, encoded_questions)
     words_of_contexts = context_words(context_texts, encoded_contexts)
     own_articles = None
     if frequencies is None:
@@ -278,11 +279,10 @@ def _first_pieces(encoded: EncodedTexts, most: int) -> EncodedTexts:
     """The same texts, each cut after `most` pieces."""
     if encoded.ids.lengths.max(initial=0) <= most:
         return encoded
-    columns = {}
-    for name in ("ids", "starts", "ends", "words"):
-        column = getattr(encoded, name)
-        columns[name] = Ragged.from_arrays([column[index][:most] for index in range(len(column))])
-    return EncodedTexts(**columns)
+    columns = vars(encoded).items()
+    return EncodedTexts(
+        **{name: Ragged.from_arrays([each[index][:most] for index in range(len(each))]) for name, each in columns}
+    )
 
 
 def _answer_spans(questions: Sequence, contexts: EncodedTexts, context_of: np.ndarray) -> Ragged:
@@ -300,8 +300,7 @@ def _answer_spans(questions: Sequence, contexts: EncodedTexts, context_of: np.nd
         if span[0] <= span[1]:
             rows[question][span] = rows[question].get(span, 0) + 1
     flat = [(*span, count) for row in rows for span, count in row.items()]
-    values = np.array(flat, np.int32).reshape(-1, 3)
-    return Ragged(values, np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64))
+    return Ragged(np.array(flat, np.int32).reshape(-1, 3), offsets_of(np.array([len(row) for row in rows])))
 
 
 def _lexical_inputs(
@@ -339,8 +338,8 @@ def _lexical_inputs(
     return {
         "focus_ids": np.array(focus_ids, np.int32),
         "question_classes": np.array(classes, np.uint8),
-        "match": Ragged.from_arrays([pair.match for pair in pairs]),
-        "scalars": Ragged.from_arrays([pair.scalars for pair in pairs]),
+        "match": Ragged.from_arrays([match for match, _ in pairs]),
+        "scalars": Ragged.from_arrays([scalars for _, scalars in pairs]),
         "question_shapes": Ragged.from_arrays([words.shapes[row] for row in question_numbers]),
         "context_shapes": Ragged.from_arrays([words.shapes[row] for row in context_numbers]),
     }

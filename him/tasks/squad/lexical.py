@@ -7,42 +7,24 @@ they are lower-cased, and handed to `him.model.embeddings.LexicalEmbedding`.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from nltk.stem.porter import PorterStemmer
 
-MATCHES = ("nothing", "question none", "question stop", "question stem", "question exact") + (
-    "context none",
-    "context stop",
-    "context stem",
-    "context exact",
-)
+KINDS_OF_MATCH = ("none", "stop", "stem", "exact")
+NONE, STOP, STEM, EXACT = range(4)
+MATCHES = ("nothing",) + tuple(f"{text} {kind}" for text in ("question", "context") for kind in KINDS_OF_MATCH)
 SHAPES = ("nothing", "lower", "capital", "capitals", "digits", "year", "mixed", "punctuation")
-QUESTION_CLASSES = ("who", "whose", "when", "where", "why", "how many", "how much", "how long") + (
-    "how",
-    "which",
-    "what",
-    "is",
-    "other",
-)
+QUESTION_CLASSES = tuple("who|whose|when|where|why|how many|how much|how long|how|which|what|is|other".split("|"))
 # Value 0 of each categorical input means: not a word of this kind (special tokens, padding).
 SIZES = {"match": len(MATCHES), "shape": len(SHAPES), "class_shape": 1 + len(QUESTION_CLASSES) * len(SHAPES)}
 SCALARS = (
-    "IDF",
-    "IDF if matched",
-    "sentence overlap",
-    "best sentence",
-    "overlap within 4",
-    "overlap within 12",
-    "distance to a match",
-    "bigram",
-    "matches to the left",
-    "matches to the right",
-    "position",
+    *("IDF", "IDF if matched", "sentence overlap", "best sentence", "overlap within 4", "overlap within 12"),
+    *("distance to a match", "bigram", "matches to the left", "matches to the right", "position"),
 )
-NONE, STOP, STEM, EXACT = range(4)
 
 STOP_WORDS = frozenset(
     """a about after all also although am among an and any are around as at be because been before being between both
@@ -62,7 +44,47 @@ HOLLOW_WORDS = frozenset("type types kind kinds sort sorts form forms class part
 NUMBER_WORDS = frozenset("one two three four five six seven eight nine ten other".split())
 YEAR = re.compile(r"1\d{3}|20\d{2}")
 SENTENCE_ENDS = frozenset(".!?")
+WORD = re.compile(r"\w+(?:[.,'’-]\w+)*|[^\w\s]")
 DECAY_KERNEL = 0.8 ** np.arange(1, 25, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text: its characters are `start` to `end`."""
+
+    text: str
+    start: int
+    end: int
+
+    @property
+    def is_content(self) -> bool:
+        """Whether it is neither a stop word nor a mark."""
+        return self.text[0].isalnum() and self.text.lower() not in STOP_WORDS
+
+    @property
+    def is_capital(self) -> bool:
+        """Whether it begins with a capital, and is no stop word."""
+        return self.text[0].isupper() and self.text.lower() not in STOP_WORDS
+
+
+def sentences_of(text: str) -> list[list[Word]]:
+    """The words of each sentence; one ends at a mark with space behind it and no lower case after that."""
+    sentences: list[list[Word]] = [[]]
+    for match in WORD.finditer(text):
+        word = Word(match.group(), match.start(), match.end())
+        if sentences[-1] and not word.text[0].islower():
+            last = sentences[-1][-1]
+            initial = len(sentences[-1]) > 1 and len(sentences[-1][-2].text) == 1 and sentences[-1][-2].text.isupper()
+            if last.text in SENTENCE_ENDS and last.end < word.start and not initial:
+                sentences.append([])
+        sentences[-1].append(word)
+    return [words for words in sentences if words]
+
+
+def sentence_bounds(text: str) -> list[tuple[int, int]]:
+    """First character of each sentence, and the first of the next one; together they are the whole text."""
+    starts = [0, *(words[0].start for words in sentences_of(text)[1:])]
+    return list(zip(starts, [*starts[1:], len(text)], strict=True))
 
 
 def shape_of(word: str) -> int:
@@ -138,13 +160,11 @@ class DocumentFrequencies:
         Words of fewer than `least` documents are left out, as if no document had them: those of one are three quarters
         of the table.
         """
-        frequencies: dict[str, int] = {}
-        num_documents = 0
+        num_documents, counts = 0, Counter()
         for document in documents:
             num_documents += 1
-            for word in {word.lower() for word in document}:
-                frequencies[word] = frequencies.get(word, 0) + 1
-        return cls(num_documents, {word: count for word, count in frequencies.items() if count >= least})
+            counts.update({word.lower() for word in document})
+        return cls(num_documents, {word: count for word, count in counts.items() if count >= least})
 
     def of(self, words: Sequence[str]) -> np.ndarray:
         """float32 in [0, 1]: 1 for words that no document has, 0 for one that all have."""
@@ -224,19 +244,6 @@ def _numbered(values: Sequence[str]) -> np.ndarray:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int32)
 
 
-@dataclass(frozen=True)
-class PairFeatures:
-    """Lexical inputs of one question (Q words) with its context (C words), question first.
-
-    Attributes:
-        match: (Q + C,) uint8 indices into `MATCHES`.
-        scalars: (Q + C, 11) float16 in the order of `SCALARS`, each within [0, 1] or a little above.
-    """
-
-    match: np.ndarray
-    scalars: np.ndarray
-
-
 def sentence_starts(words: Words, context: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Places of the first word of each sentence.
 
@@ -257,7 +264,7 @@ def sentence_starts(words: Words, context: np.ndarray, starts: np.ndarray, ends:
 
 def pair_features(
     words: Words, idf: np.ndarray, question: np.ndarray, context: np.ndarray, first_of_sentence: np.ndarray
-) -> PairFeatures:
+) -> tuple[np.ndarray, np.ndarray]:
     """Compares a question with its context.
 
     Args:
@@ -266,6 +273,10 @@ def pair_features(
         question: (Q,) word numbers.
         context: (C,) word numbers.
         first_of_sentence: positions in the context at which its sentences start (`sentence_starts`).
+
+    Returns:
+        Lexical inputs of both, the question's words first: match, (Q + C,) uint8 indices into `MATCHES`, and scalars,
+        (Q + C, 11) float16 in the order of `SCALARS`, each within [0, 1] or a little above.
     """
     same_type_CQ = words.types[context][:, None] == words.types[question]
     same_stem_CQ = words.stems[context][:, None] == words.stems[question]
@@ -281,7 +292,7 @@ def pair_features(
             scalars[num_question:], words, idf, question, context, first_of_sentence, same_type_CQ, same_stem_CQ
         )
     match = np.concatenate((question_match + 1, context_match + 5)).astype(np.uint8)
-    return PairFeatures(match, scalars.astype(np.float16))
+    return match, scalars.astype(np.float16)
 
 
 def _match(same_type: np.ndarray, same_stem: np.ndarray, is_content: np.ndarray) -> np.ndarray:

@@ -39,10 +39,7 @@ def distilled_span_loss(
 
     At a temperature of 1, as in Sanh et al. 2019 (arXiv:1910.01108) for its second step on SQuAD.
 
-    Args:
-        output, teacher: logits of student and teacher.
-        batch, label_smoothing: see `span_loss`.
-        share: of the divergence in the loss, in [0, 1].
+    The share, of the divergence in the loss, is in [0, 1]; `output` and `teacher` are logits of student and teacher.
     """
     sums = span_loss(output, batch, label_smoothing)
     divergence = 0.0

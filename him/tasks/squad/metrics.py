@@ -9,7 +9,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from him.core.errors import DataError
 
@@ -19,23 +18,6 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 # The scripts take "no answer" above a probability of 1, that is never, unless they are told otherwise.
 NEVER_NO_ANSWER = 1.0
-
-
-@dataclass(frozen=True)
-class NoAnswerThresholds:
-    """The best SQuAD 2.0 scores that a threshold on the no-answer probability can give.
-
-    Attributes:
-        best_f1: F1 in percent at `f1_threshold`.
-        f1_threshold: a question counts as unanswerable where its probability is greater than this.
-        best_exact_match: Exact_Match in percent at `exact_match_threshold`.
-        exact_match_threshold: the same threshold, chosen for Exact_Match.
-    """
-
-    best_f1: float
-    f1_threshold: float
-    best_exact_match: float
-    exact_match_threshold: float
 
 
 def normalize_answer(text: str) -> str:
@@ -149,7 +131,7 @@ def best_no_answer_threshold(
     predictions: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     no_answer_probabilities: Mapping[str, float],
-) -> NoAnswerThresholds:
+) -> dict[str, tuple[float, float]]:
     """The thresholds at which F1 and Exact_Match are best, as `find_best_thresh` of evaluate-v2.0.py finds them.
 
     One pass over the questions by rising probability, O(n log n). The start is "no answer" everywhere, at threshold
@@ -162,6 +144,10 @@ def best_no_answer_threshold(
         references: question id -> accepted answers; an empty list marks an unanswerable question.
         no_answer_probabilities: question id -> probability in [0, 1] that there is no answer.
 
+    Returns:
+        For "F1" and "Exact_Match" the best score in percent, and its threshold: a question counts as unanswerable where
+        its probability is greater.
+
     Raises:
         DataError: as `squad_v2_scores`.
     """
@@ -172,19 +158,19 @@ def best_no_answer_threshold(
         (question_id for question_id in no_answer_probabilities if question_id in references),
         key=no_answer_probabilities.__getitem__,
     )
-    best, thresholds = {}, {}
+    found = {}
     for metric, scores in scores_by_metric.items():
         total = best_total = sum(not answers for answers in references.values())
-        thresholds[metric] = 0.0
+        threshold = 0.0
         for question_id in by_probability:
             if references[question_id]:
                 total += scores[question_id]
             elif predictions[question_id]:
                 total -= 1
             if total > best_total:
-                best_total, thresholds[metric] = total, no_answer_probabilities[question_id]
-        best[metric] = 100.0 * best_total / len(references)
-    return NoAnswerThresholds(best["F1"], thresholds["F1"], best["Exact_Match"], thresholds["Exact_Match"])
+                best_total, threshold = total, no_answer_probabilities[question_id]
+        found[metric] = (100.0 * best_total / len(references), threshold)
+    return found
 
 
 def _token_f1(prediction_tokens: Sequence[str], reference_tokens: Sequence[str]) -> float:

@@ -21,13 +21,8 @@ FEATURES_VERSION = 4  # counted up when features of the same data come out diffe
 
 @dataclass(frozen=True)
 class PreparedSquad:
-    """Everything that is made from the data before training.
-
-    Attributes:
-        tokenizer: the given one, or one trained on the training texts.
-        frequencies: of words, counted on the training contexts.
-        train, validation: features of both parts.
-    """
+    """Everything that is made from the data before training: the given tokenizer or one trained on the training texts,
+    frequencies of words counted on the training contexts, and features of both parts."""
 
     tokenizer: Tokenizer
     frequencies: DocumentFrequencies
@@ -46,10 +41,7 @@ def prepare_squad(
     """Builds features, or takes them from the cache; a damaged cache is built anew.
 
     Args:
-        train, validation: the data.
-        given: the tokenizer to use; None trains one.
-        vocab_size: size of a trained tokenizer.
-        options: that the features depend on.
+        given, vocab_size: the tokenizer to use; None trains one of this size.
         cache_dir: where prepared data is kept, under a hash of all that made it.
 
     Raises:
@@ -61,7 +53,8 @@ def prepare_squad(
     folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
     if (prepared := load_cached(folder, _load, last="train")) is not None:
         return prepared
-    tokenizer = train_tokenizer(_texts(train), vocab_size) if given is None else given
+    texts = [paragraph.context for paragraph in train.paragraphs] + [question.text for question in train.questions]
+    tokenizer = given or train_tokenizer(texts, vocab_size)
     train_features, frequencies = build_features(train, tokenizer, options, None)
     validation_features, _ = build_features(validation, tokenizer, options, frequencies)
     save_columns(folder / "validation", validation_features.to_columns(), {})
@@ -110,8 +103,3 @@ def _load(folder: Path) -> PreparedSquad:
         train=train,
         validation=validation,
     )
-
-
-def _texts(data: SquadData) -> list[str]:
-    """Every context once and every question."""
-    return [paragraph.context for paragraph in data.paragraphs] + [question.text for question in data.questions]

@@ -21,9 +21,8 @@ from him.data.cache import content_digest
 from him.data.document_files import is_text, read_texts
 from him.model.masked_lm import PretrainingModel
 from him.tasks.base import Evaluation, LossSums, Task
-from him.tasks.evaluation import TargetMeans, forward_passes
+from him.tasks.evaluation import TargetMeans
 from him.tasks.pretraining import EVALUATION_SEED, MaskedPretraining
-from him.tasks.squad.answers import EVALUATION_BATCH
 from him.tasks.squad.batches import SquadBatches
 from him.tasks.squad.loss import span_loss
 from him.tasks.squad.reader import SquadData, read_squad
@@ -39,10 +38,7 @@ BatchesOf = Callable[[SquadData], SquadBatches]
 class SquadPretraining(MaskedPretraining):
     """Answers synthetic questions and predicts masked tokens of their contexts.
 
-    Args:
-        task: whose model is pretrained; its own questions measure it.
-        train, validation: the data whose contexts are used.
-        batches_of: makes batches of synthetic questions.
+    The contexts are those of `train` and `validation`; the own questions of `task` measure its model.
     """
 
     shown_metrics: ClassVar[tuple[str, ...]] = ("Accuracy", "F1", "Exact_Match")
@@ -53,12 +49,8 @@ class SquadPretraining(MaskedPretraining):
         for name in self.config.pretrain_files:
             contexts += contexts_of(name)
         number = 2 if self.config.dry_run else QUESTIONS_PER_CONTEXT * max(1, self.config.num_epochs)
-        self.batches = _asked(contexts, number, self.config.seed, batches_of)
+        self.train_batches = _asked(contexts, number, self.config.seed, batches_of)
         self.validation_batches = _asked(_contexts(validation), VALIDATION_QUESTIONS, EVALUATION_SEED, batches_of)
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return self.batches.lengths
 
     @cached_property
     def train_sampling(self) -> SamplingWeights:
@@ -68,16 +60,12 @@ class SquadPretraining(MaskedPretraining):
 
     @cached_property
     def train_digest(self) -> str:
-        features = self.batches.features
+        features = self.train_batches.features
         return content_digest(features.questions.ids, features.contexts.ids, features.answers, features.context_of)
 
     def source_indices(self, examples: np.ndarray) -> np.ndarray:
         """Numbers of the synthetic questions."""
-        return self.batches.features.window_question[examples]
-
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """See `SquadBatches.batch`."""
-        return self.batches.batch(examples)
+        return self.train_batches.features.window_question[examples]
 
     def losses(
         self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None = None
@@ -91,13 +79,8 @@ class SquadPretraining(MaskedPretraining):
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """Loss and accuracy of masked tokens; F1 and Exact_Match of the real questions."""
-        model.eval()
         means = TargetMeans()
-        generator = torch.Generator(compute.device).manual_seed(EVALUATION_SEED)
-        passes = forward_passes(
-            self.validation_batches, EVALUATION_BATCH, compute, lambda batch: self.losses(model, batch, generator)
-        )
-        for _, _, (_, masked) in passes:
+        for _, masked in self.validation_losses(model, compute):
             means.add(masked)
         answered = self.task.evaluate(model.model, compute).metrics
         return Evaluation(means.metrics() | {name: answered[name] for name in ("F1", "Exact_Match")})

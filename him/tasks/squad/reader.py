@@ -113,9 +113,6 @@ def squad_from_rows(rows: Iterable[dict], source: str) -> SquadData:
     return _Document(source, answers_required=True).read_rows(rows)
 
 
-# --- from parsed JSON to SquadData ----------------------------------------------------------------------------------
-
-
 class _Document:
     """One pass over a parsed document; holds what all its checks need."""
 

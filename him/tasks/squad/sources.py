@@ -1,21 +1,17 @@
-"""Sources of question-answering data: local files, the Hugging Face hub, or the sample that HIM generates.
+"""Sources of question-answering data: local files, the Hugging Face hub, or the sample that HIM generates."""
 
-Exactly one of the three serves a run, and never another one in its place: a source that fails is an error. What the
-user should know about a choice made here (articles held out, repeated questions dropped, a copy from the cache) is a
-note of one line, which the caller prints.
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from him.config import Config
 from him.core.errors import DataError
 from him.core.hub import hub_split, load_hub_dataset
 from him.core.messages import shown
+from him.data import sample
 from him.data.sources import (
     LOCAL_WAYS,
     SAMPLE,
+    SAMPLE_SPLITS,
+    Splits,
     check_source_flags,
     note_held_out,
     note_leakage,
@@ -25,30 +21,13 @@ from him.data.sources import (
 )
 from him.tasks.squad.reader import Paragraph, Question, SquadData, read_squad, squad_from_document, squad_from_rows
 
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
 DEFAULT_SQUAD = "rajpurkar/squad"
 # Seen once, this many lead to F1 90 and more; 4,000 seen three times end at 76: their names are learned by heart.
 SAMPLE_QUESTIONS = 16_000
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 
 
-@dataclass(frozen=True)
-class SquadSplits:
-    """Data to train on and to validate on, and lines that tell the user what was decided on the way.
-
-    Attributes:
-        source_ids: (Q,) of each training question, the number of the file that it is from; empty for other sources.
-    """
-
-    train: SquadData
-    validation: SquadData
-    notes: tuple[str, ...] = ()
-    source_ids: tuple[int, ...] = ()
-
-
-def load_squad(config: Config, validation_share: float = 0.1) -> SquadSplits:
+def load_squad(config: Config, validation_share: float = 0.1) -> Splits[SquadData]:
     """Question-answering data from the one source that the settings name; without any `rajpurkar/squad` of the hub.
 
     `--train_file` names SQuAD JSON files that are joined in this order. A question that stands in several of them word
@@ -71,7 +50,8 @@ def load_squad(config: Config, validation_share: float = 0.1) -> SquadSplits:
     if config.train_file:
         train, validation = _from_files(config, validation_share, notes, file_of)
     elif config.dataset == SAMPLE:
-        train, validation = _from_sample()
+        documents = sample.squad_sample(num_train=SAMPLE_QUESTIONS)
+        train, validation = map(squad_from_document, documents, SAMPLE_SPLITS)
     else:
         train, validation = _from_hub(config.dataset or DEFAULT_SQUAD, config.dataset_config, notes)
     if config.sample_size is not None:
@@ -79,7 +59,7 @@ def load_squad(config: Config, validation_share: float = 0.1) -> SquadSplits:
     contexts, held = ({paragraph.context for paragraph in data.paragraphs} for data in (train, validation))
     note_leakage(contexts, held, "{shared} of the {total} validation contexts are in the training data too", notes)
     source_ids = tuple(file_of[question.id] for question in train.questions) if config.train_file else ()
-    return SquadSplits(train, validation, tuple(notes), source_ids)
+    return Splits(train, validation, tuple(notes), source_ids)
 
 
 def first_questions(data: SquadData, num_questions: int, notes: list[str]) -> SquadData:
@@ -92,9 +72,6 @@ def first_questions(data: SquadData, num_questions: int, notes: list[str]) -> Sq
         if questions:
             kept.append(Paragraph(paragraph.title, paragraph.context, questions))
     return SquadData.from_paragraphs(kept, data.source)
-
-
-# --- local files ----------------------------------------------------------------------------------------------------
 
 
 def _from_files(config: Config, share: float, notes: list[str], file_of: dict[str, int]) -> tuple[SquadData, SquadData]:
@@ -115,7 +92,7 @@ def _join(parts: Sequence[SquadData], notes: list[str]) -> SquadData:
     paragraphs: dict[str, tuple[str, list[Question]]] = {}
     num_repeats = 0
     for part in parts:
-        for paragraph, question in _pairs(part):
+        for paragraph, question in ((each, question) for each in part.paragraphs for question in each.questions):
             first = place_of_id.setdefault(question.id, (paragraph.context, question, part))
             if first[2] is not part or first[1] is not question:
                 _check_same(first, (paragraph.context, question, part))
@@ -138,10 +115,6 @@ def _check_same(first: tuple[str, Question, SquadData], other: tuple[str, Questi
         )
 
 
-def _pairs(data: SquadData) -> Iterator[tuple[Paragraph, Question]]:
-    return ((paragraph, question) for paragraph in data.paragraphs for question in paragraph.questions)
-
-
 def hold_out(data: SquadData, share: float, seed: int, notes: list[str]) -> tuple[SquadData, SquadData]:
     """Splits whole articles off for validation, at least one; whole contexts where there is one title only.
 
@@ -160,28 +133,11 @@ def hold_out(data: SquadData, share: float, seed: int, notes: list[str]) -> tupl
     return train, validation
 
 
-# --- the built-in sample --------------------------------------------------------------------------------------------
-
-
-def _from_sample() -> tuple[SquadData, SquadData]:
-    from him.data.sample import squad_sample
-
-    train, validation = squad_sample(num_train=SAMPLE_QUESTIONS)
-    return (
-        squad_from_document(train, "the built-in sample, train"),
-        squad_from_document(validation, "the built-in sample, validation"),
-    )
-
-
-# --- the hub --------------------------------------------------------------------------------------------------------
-
-
 def _from_hub(name: str, config: str | None, notes: list[str]) -> tuple[SquadData, SquadData]:
     splits = load_hub_dataset(name, LOCAL_WAYS, notes, config)
-    train, validation = (_squad_split(splits, name, split) for split in ("train", "validation"))
-    return train, validation
-
-
-def _squad_split(splits: "DatasetDict", name: str, split: str) -> SquadData:
     fix = f"name a set with the columns of {DEFAULT_SQUAD}"
-    return squad_from_rows(hub_split(splits, name, split, LOCAL_WAYS, SQUAD_COLUMNS, fix), f"{name}, split {split}")
+    train, validation = (
+        squad_from_rows(hub_split(splits, name, split, LOCAL_WAYS, SQUAD_COLUMNS, fix), f"{name}, split {split}")
+        for split in ("train", "validation")
+    )
+    return train, validation

@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from him.tasks.squad.lexical import STOP_WORDS
+from him.tasks.squad.lexical import STOP_WORDS, Word, sentences_of
 from him.tasks.squad.reader import Answer, Paragraph, Question, SquadData
-from him.tasks.squad.sentences import Word, sentences_of
 
 YEAR = re.compile(r"1\d{3}|20[0-4]\d")
 JOINS = frozenset("of the and de von van la".split())  # within a name, between two capitals

@@ -6,7 +6,7 @@ Rajpurkar et al. 2016 (arXiv:1606.05250), 2018 (arXiv:1806.03822).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -20,11 +20,13 @@ from him.attention_maps import AttentionExample
 from him.config import Config
 from him.config.options.squad import SPEC
 from him.core.compute import Compute
+from him.core.errors import CheckpointError
 from him.data.batching import SamplingWeights
 from him.data.cache import cache_folder
+from him.data.sample import squad_sample
 from him.model.embeddings import LexicalEmbedding
 from him.model.initialization import initialize
-from him.tasks.base import AttentionTask, DistillableTask, Evaluation, LossSums, PretrainableTask
+from him.tasks.base import AttentionTask, DistillableTask, Evaluation, ExportableTask, LossSums, PretrainableTask
 from him.tasks.building import (
     bertscore_notes,
     build_embedding,
@@ -33,22 +35,32 @@ from him.tasks.building import (
     given_tokenizer,
     sampling_of,
 )
-from him.tasks.squad.attention import attention_examples
+from him.tasks.evaluation import BertScores, TargetMeans, diversity
+from him.tasks.exporting import Batch, Graph, Outputs, few_batches
+from him.tasks.squad.answers import Answer, answer_all, score_answers
+from him.tasks.squad.attention import attention_example, choose_windows, first_to_last
 from him.tasks.squad.augmentation import augment
 from him.tasks.squad.batches import SquadBatches, dummy_batch
-from him.tasks.squad.features import FeatureOptions, SquadFeatures, count_articles
-from him.tasks.squad.inference import SquadInference
+from him.tasks.squad.export import ExportedSpans, SquadStock, span_graph
+from him.tasks.squad.features import FeatureOptions, SquadFeatures, build_features, count_articles
 from him.tasks.squad.lexical import SCALARS, SIZES, DocumentFrequencies
 from him.tasks.squad.loss import distilled_span_loss, span_loss
 from him.tasks.squad.model import QuestionAnsweringModel, SpanOutput
 from him.tasks.squad.prepared import prepare_features, prepare_squad
 from him.tasks.squad.pretraining import SquadPretraining
-from him.tasks.squad.reader import SquadData
+from him.tasks.squad.reader import SquadData, read_squad, squad_from_document
 from him.tasks.squad.sources import first_questions, load_squad
+from him.text.tokenizer import CLS, PAD, SEP, parse_tokenizer, special_id
 
 
-class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask):
-    """Finds the answer to a question as a span of its context."""
+class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask):
+    """Finds the answer to a question as a span of its context.
+
+    Args:
+        config, tokenizer: all settings, and the model's tokenizer.
+        frequencies: of words in the training contexts.
+        has_impossible: whether questions may have no answer.
+    """
 
     name: ClassVar[str] = "squad"
     inputs: ClassVar[tuple[str, ...]] = SPEC.inputs
@@ -58,16 +70,17 @@ class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask
     def __init__(
         self, config: Config, tokenizer: Tokenizer, frequencies: DocumentFrequencies, has_impossible: bool
     ) -> None:
-        super().__init__(config, tokenizer, frequencies, has_impossible)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.frequencies = frequencies
+        self.has_impossible = has_impossible
+        self.no_answer_threshold = 1.0
+        self._bertscores = BertScores(config.bertscore_model)
         self.train: SquadData | None = None
-        self.train_batches: SquadBatches | None = None
         self._features_of_train: SquadFeatures | None = None
         self._source_ids = np.zeros(0, np.int64)
         self.validation: SquadData | None = None
         self.validation_features: SquadFeatures | None = None
-        self._notes: tuple[str, ...] = ()
-
-    # -- data ----------------------------------------------------------------------------------------------------------
 
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SquadTask:
@@ -96,14 +109,13 @@ class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask
         if config.num_augmentations:
             task.train_batches = task.batches_of(augment(splits.train, config.num_augmentations, config.seed))
         if splits.source_ids:
-            task._source_ids = np.array(splits.source_ids)[task.questions_of_windows]
+            task._source_ids = np.array(splits.source_ids)[task.source_indices(np.arange(len(task.train_lengths)))]
         task.validation = splits.validation
         task.validation_features = prepared.validation
-        task._notes = (*splits.notes, *bertscore_notes(config))
+        task.notes = (*splits.notes, *bertscore_notes(config))
         return task
 
     def pretraining(self) -> SquadPretraining:
-        """See `SquadPretraining`."""
         return SquadPretraining(self, self.train, self.validation, self.batches_of)
 
     def batches_of(self, data: SquadData) -> SquadBatches:
@@ -111,14 +123,6 @@ class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask
         counted = (self.frequencies, self._articles)
         options, cache_dir = FeatureOptions.of(self.config), cache_folder(self.config)
         return self._batches(prepare_features(data, self.tokenizer, options, *counted, cache_dir))
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return self.train_batches.lengths
 
     @property
     def train_sampling(self) -> SamplingWeights | None:
@@ -142,23 +146,35 @@ class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask
         return self.validation_features.digest
 
     def source_indices(self, examples: np.ndarray) -> np.ndarray:
-        """Questions, of which a window is a part."""
-        return self.questions_of_windows[examples]
+        """The training questions of which the windows are parts, or that their questions are variants of."""
+        return self.train_batches.features.window_question[examples] % self.train.num_questions
 
     @cached_property
     def _articles(self) -> dict[str, DocumentFrequencies]:
         return count_articles(self.train, self._features_of_train)
 
-    @property
-    def questions_of_windows(self) -> np.ndarray:
-        """(W,) number of the training question that each window, or the question that it is a variant of, is from."""
-        return self.train_batches.features.window_question % self.train.num_questions
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json`, and `task.json` with document frequencies and the no-answer threshold."""
+        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
+        state = {
+            "has_impossible": self.has_impossible,
+            "no_answer_threshold": self.no_answer_threshold,
+            "rarity": self.frequencies.to_json(),
+        }
+        (folder / "task.json").write_text(json.dumps(state), encoding="utf-8")
 
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """See `SquadBatches.batch`."""
-        return self.train_batches.batch(examples)
-
-    # -- model ---------------------------------------------------------------------------------------------------------
+    @classmethod
+    def restore(cls, config: Config, folder: Path) -> SquadTask:
+        """The task as `save` left it."""
+        path = folder / "task.json"
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            frequencies = DocumentFrequencies.from_json(state["rarity"])
+            task = cls(config, parse_tokenizer(folder / "tokenizer.json"), frequencies, bool(state["has_impossible"]))
+            task.no_answer_threshold = float(state["no_answer_threshold"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}); train the run again") from None
+        return task
 
     def build_model(self) -> QuestionAnsweringModel:
         """Builds the model that the configuration describes, with weights drawn anew."""
@@ -185,25 +201,117 @@ class SquadTask(SquadInference, PretrainableTask, DistillableTask, AttentionTask
     def distillation_loss(
         self, model: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], share: float
     ) -> LossSums:
-        """See `distilled_span_loss`."""
         with torch.no_grad():
             targets = teacher(batch)
         smoothing = self.config.label_smoothing if model.training else 0.0
         return distilled_span_loss(model(batch), targets, batch, share, smoothing)
 
     def dummy_batch(self, batch_size: int, length: int) -> dict[str, Tensor]:
-        """See `dummy_batch`."""
         return dummy_batch(batch_size, length, self.tokenizer.get_vocab_size(), self.config.lexical_features)
-
-    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """F1 and Exact_Match of all validation questions; BERTScore of `--bertscore_samples` of them unless `final`."""
         num_scored = None if final and self.config.bertscore_samples else self.config.bertscore_samples
         return self.measure(model, compute, self.validation, self.validation_features, num_scored, tune=True)
 
+    def evaluate_file(self, model: nn.Module, compute: Compute, path: str) -> Evaluation:
+        """All metrics on another SQuAD file, with the no-answer threshold that was tuned on the validation file."""
+        data = read_squad(path)
+        num_scored = None if self.config.bertscore_samples else 0
+        return self.measure(model, compute, data, self._features(data), num_scored, tune=False)
+
+    def measure(
+        self,
+        model: nn.Module,
+        compute: Compute,
+        data: SquadData,
+        features: SquadFeatures,
+        num_scored: int | None,
+        tune: bool,
+    ) -> Evaluation:
+        """All metrics of a model on some data.
+
+        Args:
+            data, features: the questions.
+            num_scored: answers that BERTScore looks at, spread evenly; None is all.
+            tune: whether to tune the no-answer threshold on them.
+        """
+        answers, means = self._answer_all(model, compute, data, features)
+        scored = score_answers(answers, data, self.no_answer_threshold, tune)
+        self.no_answer_threshold = scored.threshold
+        ids = list(scored.texts)
+        chosen = ids if num_scored is None else [ids[index] for index in first_to_last(len(ids), num_scored)]
+        texts, references = ([each[id] for id in chosen] for each in (scored.texts, scored.references))
+        metrics = {
+            **means.metrics(),
+            **scored.metrics,
+            **diversity(list(scored.texts.values())),
+            **self._bertscores.metrics(texts, [accepted or [""] for accepted in references], compute),
+        }
+        return Evaluation(metrics, scored.predictions)
+
+    def _answer_all(
+        self, model: nn.Module, compute: Compute, data: SquadData, features: SquadFeatures
+    ) -> tuple[list[Answer], TargetMeans]:
+        threshold = self.no_answer_threshold if self.has_impossible else None
+        return answer_all(model, compute, self._batches(features), data, self.config.max_answer_words, threshold)
+
+    def _batches(self, features: SquadFeatures) -> SquadBatches:
+        special_ids = tuple(special_id(self.tokenizer, token) for token in (PAD, CLS, SEP))
+        return SquadBatches(features, special_ids, self.config.max_seq_len, self.config.lexical_features)
+
+    def _features(self, data: SquadData) -> SquadFeatures:
+        return build_features(data, self.tokenizer, FeatureOptions.of(self.config), self.frequencies)[0]
+
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention of validation windows spread over the shorter half."""
         batches = self._batches(self.validation_features)
-        words = self.config.max_answer_words
-        return attention_examples(model, compute, batches, self.validation, self.tokenizer, words, num_examples)
+        windows = choose_windows(batches.lengths, num_examples)
+        data = (self.validation, self.tokenizer, self.config.max_answer_words)
+        return [
+            attention_example(str(number), model, compute, batches, window, *data)
+            for number, window in enumerate(windows, start=1)
+        ]
+
+    def predict(self, model: nn.Module, compute: Compute, *, question: str, context: str) -> Answer:
+        """Answers a question about a context."""
+        document = {"data": [{"paragraphs": [{"context": context, "qas": [{"id": "0", "question": question}]}]}]}
+        data = squad_from_document(document, "question and context", answers_required=False)
+        return self._predict(model, compute, data)["0"]
+
+    def line(self, answer: Answer) -> str:
+        """The answer with its score and its place."""
+        said = answer.text if answer.answerable else f"no answer, or at best: {answer.text}"
+        return (
+            f"{said}  (score {answer.score:.3f}, characters {answer.start} to {answer.end}, "
+            f"no answer {answer.no_answer_probability:.3f})"
+        )
+
+    def predict_file(self, model: nn.Module, compute: Compute, path: str) -> dict[str, Answer]:
+        """Answers the questions of a SQuAD file, by id; the file needs no answers."""
+        return self._predict(model, compute, read_squad(path, answers_required=False))
+
+    def _predict(self, model: nn.Module, compute: Compute, data: SquadData) -> dict[str, Answer]:
+        answers, _ = self._answer_all(model, compute, data, self._features(data))
+        return {question.id: answer for question, answer in zip(data.questions, answers, strict=True)}
+
+    def example_inputs(self) -> dict[str, str]:
+        """A question of the built-in validation data with its context."""
+        paragraph = load_squad(Config(task_type="squad", dataset="sample")).validation.paragraphs[0]
+        return {"question": paragraph.questions[0].text, "context": paragraph.context}
+
+    def export_graph(self, model: nn.Module) -> Graph:
+        return span_graph(model, self.config.lexical_features, self._example_batches())
+
+    def exported_model(self, outputs: Outputs) -> ExportedSpans:
+        return ExportedSpans(outputs)
+
+    def stock_export(self) -> SquadStock:
+        return SquadStock(self.config, self.tokenizer, self._example_batches())
+
+    def _example_batches(self) -> list[Batch]:
+        """Windows of a few built-in questions."""
+        data = squad_from_document(squad_sample(0, 0, 8)[1], "the built-in sample")
+        options = FeatureOptions(self.config.max_seq_len, 0)
+        batches = self._batches(build_features(data, self.tokenizer, options, self.frequencies)[0])
+        return few_batches(batches.lengths, batches.batch)

@@ -1,16 +1,10 @@
 """Export of summarization: log-probabilities of the next token as a graph."""
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from him.config import Config
-from him.data.records import Pair, PairData
-from him.data.sample import summarization_sample
-from him.tasks.exporting import Batch, Graph, few_batches
-from him.tasks.summarization.features import PairBatches, build_pair_features
+from him.tasks.exporting import Batch
 from him.tasks.summarization.model import SummarizationModel
-from him.text.tokenizer import CLS, PAD, SEP, special_id
 
 
 class NextTokenLogProbabilities(nn.Module):
@@ -40,19 +34,3 @@ class NextTokenLogProbabilities(nn.Module):
         copied_ids_BLL = ids_BL[:, None, :].expand_as(log_weights_BLL)
         mixed_BLV = vocabulary_BLV.scatter_add(2, copied_ids_BLL, gate_BL1 * log_weights_BLL.exp())
         return (mixed_BLV.clamp_min(torch.finfo(mixed_BLV.dtype).tiny).log(),)
-
-
-def next_token_graph(model: SummarizationModel, batches: list[Batch]) -> Graph:
-    """What is exported of a model."""
-    inputs = ("input_ids", "token_type_ids", "attention_mask")
-    module = NextTokenLogProbabilities(model).eval()
-    return Graph(module, inputs, ("log_probabilities",), ("attention_mask",), batches)
-
-
-def example_batches(config: Config, tokenizer: Tokenizer) -> list[Batch]:
-    """A few built-in documents with their summaries."""
-    pairs = (Pair(each["id"], each["document"], (each["summary"],)) for each in summarization_sample(0, 0, 8)[1])
-    features = build_pair_features(PairData(tuple(pairs), "the built-in sample"), tokenizer)
-    ids = (special_id(tokenizer, token) for token in (CLS, SEP, PAD))
-    batches = PairBatches(features, *ids, config.max_seq_len, config.max_target_len)
-    return few_batches(batches.lengths, batches.batch)

@@ -14,7 +14,7 @@ from torch import Tensor
 from him.config.options.summarization import SPEC
 from him.core.ragged import Ragged
 from him.data.batching import bucket_length
-from him.data.cache import Columns, cached_folder, fingerprint, load_cached, load_columns, save_columns
+from him.data.cache import Columns, cached_folder, content_digest, fingerprint, load_cached, load_columns, save_columns
 from him.data.records import PairData
 from him.text.tokenizer import encode_ids, parse_tokenizer
 from him.text.training import train_tokenizer
@@ -24,18 +24,19 @@ FEATURES_VERSION = 1  # counted up when features of the same data come out diffe
 
 @dataclass(frozen=True)
 class PairFeatures:
-    """Token ids without special tokens, uncut; a row is a pair.
-
-    Attributes:
-        documents: int32.
-        summaries: int32, of the first summary of each pair; empty rows if there is none.
-    """
+    """Token ids, int32, without special tokens, uncut: of the document and the first summary of each pair, a row each;
+    empty rows if there is no summary."""
 
     documents: Ragged
     summaries: Ragged
 
     def __len__(self) -> int:
         return len(self.documents)
+
+    @property
+    def digest(self) -> str:
+        """Tells these pairs from other ones, by all their tokens."""
+        return content_digest(self.documents, self.summaries)
 
 
 def build_pair_features(data: PairData, tokenizer: Tokenizer) -> PairFeatures:
@@ -60,7 +61,6 @@ def prepare_pairs(
     """Builds features, or takes them from the cache; a damaged cache is built anew.
 
     Args:
-        train, validation: the data.
         given: the tokenizer to use; None trains one of this `kind` and `vocab_size`, lower-casing, so that a word at
             the beginning of a sentence is the word that a summary copies.
         kind, vocab_size: see `train_tokenizer`.
@@ -71,7 +71,8 @@ def prepare_pairs(
     folder = cached_folder(cache_dir, f"{SPEC.cache_prefix}-{digest}")
     if (prepared := load_cached(folder, _load, last="train")) is not None:
         return prepared
-    tokenizer = given or train_tokenizer(_texts(train), vocab_size, kind)
+    texts = (text for pair in train.pairs for text in (pair.document, *pair.summaries[:1]))
+    tokenizer = given or train_tokenizer(list(texts), vocab_size, kind)
     features = {
         "validation": build_pair_features(validation, tokenizer),
         "train": build_pair_features(train, tokenizer),
@@ -86,10 +87,6 @@ def _load(folder: Path) -> PreparedPairs:
     columns: dict[str, Columns] = {name: load_columns(folder / name) for name in ("train", "validation")}
     tokenizer = parse_tokenizer(folder / "train" / "tokenizer.json")
     return PreparedPairs(tokenizer, PairFeatures(**columns["train"]), PairFeatures(**columns["validation"]))
-
-
-def _texts(data: PairData) -> list[str]:
-    return [text for pair in data.pairs for text in (pair.document, *pair.summaries[:1])]
 
 
 class PairBatches:

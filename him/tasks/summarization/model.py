@@ -34,27 +34,21 @@ class SummaryDecoding(Decoding):
 
 
 @dataclass
-class _Copied:
-    """What `CopyHead` said at N targets, and the tokens (N, S) of their rows."""
-
-    log_weights_NS: Tensor
-    gate_N: Tensor
-    ids_NS: Tensor
-
-
-@dataclass
 class _Predictions:
-    """Log-probabilities of the vocabulary, and those of copying, or None."""
+    """Log-probabilities of the vocabulary at N targets; what `CopyHead`, if there is one, said there, and the tokens
+    (N, S) of their rows."""
 
     log_vocabulary_NV: Tensor
-    copied: _Copied | None
+    log_weights_NS: Tensor | None = None
+    gate_N: Tensor | None = None
+    ids_NS: Tensor | None = None
 
     def probabilities_NV(self) -> Tensor:
         """Of writing each token, from the vocabulary or from the document."""
         vocabulary_NV = self.log_vocabulary_NV.exp()
-        if self.copied is None:
+        if self.gate_N is None:
             return vocabulary_NV
-        return mixed_probabilities(vocabulary_NV, self.copied.log_weights_NS, self.copied.gate_N, self.copied.ids_NS)
+        return mixed_probabilities(vocabulary_NV, self.log_weights_NS, self.gate_N, self.ids_NS)
 
 
 class SummarizationModel(GenerativeModel):
@@ -98,9 +92,8 @@ class SummarizationModel(GenerativeModel):
         predicted = self._predictions(batch, chosen_N, hidden_BLD)
         vocabulary_NV = predicted.log_vocabulary_NV
         log_chosen_N = vocabulary_NV.gather(1, labels_N[:, None]).squeeze(1)
-        if (copied := predicted.copied) is not None:
-            log_copied_N = copied_log_probabilities(copied.log_weights_NS, copied.ids_NS, labels_N)
-            gate_N = copied.gate_N
+        if (gate_N := predicted.gate_N) is not None:
+            log_copied_N = copied_log_probabilities(predicted.log_weights_NS, predicted.ids_NS, labels_N)
             log_chosen_N = torch.logaddexp(F.logsigmoid(gate_N) + log_copied_N, F.logsigmoid(-gate_N) + log_chosen_N)
         with torch.no_grad():
             first_choice_N = predicted.probabilities_NV().max(dim=-1).indices  # `argmax` takes twice as long on CPUs
@@ -125,23 +118,21 @@ class SummarizationModel(GenerativeModel):
         hidden_BTD = _at(hidden_BLD, positions_BT)
         vocabulary_NV = self._logits(hidden_BTD.flatten(0, 1)[chosen_N]).log_softmax(dim=-1)
         if self.copy is None:
-            return _Predictions(vocabulary_NV, None)
+            return _Predictions(vocabulary_NV)
         ids_BL, embedded_BLD = batch["input_ids"], self._embedded(batch["input_ids"])
         in_prompt_BL = batch["attention_mask"] & (batch["token_type_ids"] == 0)
         source = self.copy.source(hidden_BLD, embedded_BLD, ids_BL, in_prompt_BL)
         log_weights_BTS, gate_BT = self.copy(hidden_BTD, _at(embedded_BLD, positions_BT), source)
         log_weights_NS, gate_N = log_weights_BTS.flatten(0, 1)[chosen_N], gate_BT.flatten()[chosen_N]
-        return _Predictions(vocabulary_NV, _Copied(log_weights_NS, gate_N, ids_BL[chosen_N // positions_BT.shape[1]]))
+        return _Predictions(vocabulary_NV, log_weights_NS, gate_N, ids_BL[chosen_N // positions_BT.shape[1]])
 
     def prefill(self, prompts: Sequence[Sequence[int]], num_hypotheses: int) -> tuple[Tensor, SummaryDecoding]:
         ids_BP, mask_BP = padded(prompts, self.device)
         cache = DecodingCache.empty(mask_BP, len(self.encoder.blocks), num_hypotheses)
         batch = {"input_ids": ids_BP, "token_type_ids": torch.zeros_like(ids_BP)}
-        hidden_BPD = self.encoder(self.embedding(batch), mask_BP[:, None].expand(-1, ids_BP.shape[1], -1), cache=cache)
-        hidden_BPD = hidden_BPD.hidden_BLD
-        source = None
-        if self.copy is not None:
-            source = self.copy.source(hidden_BPD, self._embedded(ids_BP), ids_BP, mask_BP)
+        encoded = self.encoder(self.embedding(batch), mask_BP[:, None].expand(-1, ids_BP.shape[1], -1), cache=cache)
+        hidden_BPD = encoded.hidden_BLD
+        source = self._source(hidden_BPD, ids_BP, mask_BP)
         lengths_B = mask_BP.sum(dim=1)
         last_B1 = ids_BP.gather(1, lengths_B[:, None] - 1)
         log_probabilities_BV = self._log_probabilities(last_positions(hidden_BPD, mask_BP)[:, None], last_B1, source)
@@ -159,11 +150,12 @@ class SummarizationModel(GenerativeModel):
         in_prompt_NL = torch.arange(ids_NL.shape[1], device=self.device) < lengths_N1
         batch = {"input_ids": ids_NL, "token_type_ids": (~in_prompt_NL).long(), "attention_mask": mask_NL}
         hidden_NLD = self(batch).hidden_BLD
-        source = None
-        if self.copy is not None:
-            source = self.copy.source(hidden_NLD, self._embedded(ids_NL), ids_NL, in_prompt_NL)
+        source = self._source(hidden_NLD, ids_NL, in_prompt_NL)
         last_N1 = ids_NL.gather(1, mask_NL.sum(dim=1, keepdim=True) - 1)
         return self._log_probabilities(last_positions(hidden_NLD, mask_NL)[:, None], last_N1, source)
+
+    def _source(self, hidden_NSD: Tensor, ids_NS: Tensor, mask_NS: Tensor) -> CopySource | None:
+        return self.copy.source(hidden_NSD, self._embedded(ids_NS), ids_NS, mask_NS) if self.copy is not None else None
 
     def _embedded(self, ids: Tensor) -> Tensor:
         return self.embedding.tokens(ids)

@@ -15,28 +15,21 @@ from torch import Tensor, nn
 from him.core.compute import Compute
 from him.core.errors import DataError
 from him.core.ragged import Ragged
-from him.data.cache import content_digest
 from him.data.document_files import is_text, read_texts
 from him.data.records import read_pairs
 from him.model.masked_lm import PretrainingModel, WordNumbers
 from him.tasks.base import Evaluation, LossSums, Task
-from him.tasks.evaluation import TargetMeans, forward_passes
+from him.tasks.evaluation import TargetMeans
 from him.tasks.pretraining import EVALUATION_SEED, MaskedPretraining
 from him.tasks.summarization.features import PairBatches, PairFeatures
 from him.text.tokenizer import encode_ids, piece_texts
 
 EARLIEST, LATEST = 0.3, 0.8  # share of a document that is read before it goes on
 LEAST_TOKENS = 16  # of a document that is cut in two
-EVALUATION_BATCH = 64
 
 
 class SummarizationPretraining(MaskedPretraining):
-    """Goes on with documents, and predicts their masked tokens.
-
-    Args:
-        task: whose model is pretrained.
-        train, validation: the pairs whose documents are used.
-    """
+    """Goes on with the documents of `train` and `validation`, and predicts their masked tokens."""
 
     def __init__(self, task: Task, train: PairBatches, validation: PairBatches) -> None:
         super().__init__(task)
@@ -46,21 +39,13 @@ class SummarizationPretraining(MaskedPretraining):
         if texts:
             documents = Ragged.from_arrays([*_rows(documents), *_rows(encode_ids(self.tokenizer, texts))])
         word_numbers = WordNumbers(piece_texts(self.tokenizer))
-        self.batches = ContinuedDocuments(train, documents, self.config.seed, word_numbers)
+        self.train_batches = ContinuedDocuments(train, documents, self.config.seed, word_numbers)
         held_out = validation.features.documents
         self.validation_batches = ContinuedDocuments(validation, held_out, EVALUATION_SEED, word_numbers)
 
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return self.batches.lengths
-
     @cached_property
     def train_digest(self) -> str:
-        return content_digest(self.batches.features.documents, self.batches.features.summaries)
-
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """See `ContinuedDocuments.batch`."""
-        return self.batches.batch(examples)
+        return self.train_batches.features.digest
 
     def losses(
         self, model: PretrainingModel, batch: dict[str, Tensor], generator: torch.Generator | None = None
@@ -75,13 +60,8 @@ class SummarizationPretraining(MaskedPretraining):
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """Loss of the words that follow in validation documents, and accuracy of the masked ones."""
-        model.eval()
         means = TargetMeans()
-        generator = torch.Generator(compute.device).manual_seed(EVALUATION_SEED)
-        passes = forward_passes(
-            self.validation_batches, EVALUATION_BATCH, compute, lambda batch: self.losses(model, batch, generator)
-        )
-        for _, _, (following, masked) in passes:
+        for following, masked in self.validation_losses(model, compute):
             means.add(following, masked)
         return Evaluation(means.metrics())
 
@@ -93,7 +73,6 @@ class ContinuedDocuments:
         pairs: how rows are made.
         documents: to cut; those of less than `LEAST_TOKENS` are left out.
         seed: of the positions.
-        word_numbers: numbers the words of a batch.
 
     Raises:
         DataError: all are too short.

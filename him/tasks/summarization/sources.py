@@ -1,21 +1,19 @@
-"""Sources of documents with summaries: local files, the Hugging Face hub, or the sample that HIM generates.
-
-Exactly one of the three serves a run, as with question answering: a source that fails is an error,
-and what the user should know about a choice made here is a note of one line, which the caller prints.
-"""
+"""Sources of documents with summaries: local files, the Hugging Face hub, or the sample that HIM generates."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from him.config import Config
 from him.core.errors import ConfigError
 from him.core.hub import hub_split, load_hub_dataset
+from him.data import sample
 from him.data.records import ID, Fields, Pair, PairData, Records, pairs_from_records, read_pairs
 from him.data.sources import (
     LOCAL_WAYS,
     SAMPLE,
+    SAMPLE_SPLITS,
+    Splits,
     check_source_flags,
     note_held_out,
     note_leakage,
@@ -32,21 +30,7 @@ DEFAULT_CONFIG = "3.0.0"
 DEFAULT_FIELDS = ("article", "highlights")
 
 
-@dataclass(frozen=True)
-class PairSplits:
-    """Pairs to train on and to validate on, and lines that tell the user what was decided on the way.
-
-    Attributes:
-        source_ids: (N,) of each training pair, the number of the file that it is from; empty for other sources.
-    """
-
-    train: PairData
-    validation: PairData
-    notes: tuple[str, ...] = ()
-    source_ids: tuple[int, ...] = ()
-
-
-def load_pairs(config: Config, validation_share: float = 0.05) -> PairSplits:
+def load_pairs(config: Config, validation_share: float = 0.05) -> Splits[PairData]:
     """Documents with summaries from the one source that the settings name; without any CNN/DailyMail of the hub.
 
     `--train_file` names JSON Lines, CSV or Parquet files that are joined in this order; an id that an earlier file has
@@ -84,7 +68,7 @@ def load_pairs(config: Config, validation_share: float = 0.05) -> PairSplits:
     documents, held = ({pair.document for pair in data.pairs} for data in (train, validation))
     note_leakage(documents, held, "{shared} of the {total} validation documents are in the training data too", notes)
     source_ids = tuple(file_of[pair.id] for pair in train.pairs) if config.train_file else ()
-    return PairSplits(train, validation, tuple(notes), source_ids)
+    return Splits(train, validation, tuple(notes), source_ids)
 
 
 def _check_flags(config: Config) -> None:
@@ -99,9 +83,6 @@ def _first(data: PairData, flag: str, size: int | None, what: str, notes: list[s
         return data
     note_shortage(flag, size, len(data), what, notes)
     return PairData(data.pairs[:size], data.source)
-
-
-# --- local files ----------------------------------------------------------------------------------------------------
 
 
 def _join(parts: Sequence[PairData], file_of: dict[str, int]) -> PairData:
@@ -130,27 +111,18 @@ def hold_out(data: PairData, share: float, seed: int, notes: list[str]) -> tuple
     return PairData(tuple(parts.train), data.source), PairData(tuple(parts.validation), data.source)
 
 
-# --- the built-in sample --------------------------------------------------------------------------------------------
-
-
 def _from_sample(num_train: int | None, num_validation: int | None) -> tuple[PairData, PairData]:
     """As many pairs as are asked for: a smaller sample is the beginning of a larger one, and is sooner made."""
-    from him.data.sample import summarization_sample
-
     sizes = {"num_train": num_train, "num_validation": num_validation}
-    parts = summarization_sample(**{name: size for name, size in sizes.items() if size is not None})
-    names = ("the built-in sample, train", "the built-in sample, validation")
+    parts = sample.summarization_sample(**{name: size for name, size in sizes.items() if size is not None})
     train, validation = (
-        pairs_from_records(_numbered(rows), name, Fields()) for rows, name in zip(parts, names, strict=True)
+        pairs_from_records(_numbered(rows), name, Fields()) for rows, name in zip(parts, SAMPLE_SPLITS, strict=True)
     )
     return train, validation
 
 
 def _numbered(rows: Iterable[Mapping[str, object]]) -> Records:
     return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-# --- the hub --------------------------------------------------------------------------------------------------------
 
 
 def _from_hub(config: Config, notes: list[str]) -> tuple[PairData, PairData]:
@@ -180,37 +152,29 @@ def _hub_pairs(
         needed.append(fields.summary)
     fix = "name the columns of its texts with --document_field and --summary_field"
     rows = hub_split(splits, name, split, LOCAL_WAYS, needed, fix)
-    usable = _UsableRows(rows, fields)
-    data = pairs_from_records(islice(usable, limit), source, fields)
-    if usable.num_blank:
-        notes.append(f"{source}: {usable.num_blank:,} rows without a document or a summary are left out")
+    blank: list[str] = []
+    data = pairs_from_records(islice(_usable_rows(rows, fields, blank), limit), source, fields)
+    if blank:
+        notes.append(f"{source}: {len(blank):,} rows without a document or a summary are left out")
     return data
 
 
-class _UsableRows:
+def _usable_rows(rows: "Dataset", fields: Fields, blank: list[str]) -> Records:
     """Rows that have a document and a summary, as records; one without an id of its own gets its place.
 
-    Attributes:
-        num_blank: how many rows were left out so far.
+    Those that are left out are noted down in `blank` as they are met.
     """
-
-    def __init__(self, rows: "Dataset", fields: Fields) -> None:
-        kept = (ID, fields.document, fields.summary, fields.references)
-        self.rows = rows.select_columns([name for name in rows.column_names if name in kept])
-        self.fields = fields
-        self.num_blank = 0
-
-    def __iter__(self) -> Records:
-        seen: set[str] = set()
-        for place, row in _numbered(self.rows):
-            summaries = (row.get(name) for name in (self.fields.summary, self.fields.references) if name)
-            if _is_blank(row[self.fields.document]) or all(map(_is_blank, summaries)):
-                self.num_blank += 1
-                continue
-            identifier = "" if row.get(ID) is None else str(row[ID])
-            row[ID] = place if _is_blank(identifier) or identifier in seen else identifier
-            seen.add(identifier)
-            yield place, row
+    kept = (ID, fields.document, fields.summary, fields.references)
+    seen: set[str] = set()
+    for place, row in _numbered(rows.select_columns([name for name in rows.column_names if name in kept])):
+        summaries = (row.get(name) for name in (fields.summary, fields.references) if name)
+        if _is_blank(row[fields.document]) or all(map(_is_blank, summaries)):
+            blank.append(place)
+            continue
+        identifier = "" if row.get(ID) is None else str(row[ID])
+        row[ID] = place if _is_blank(identifier) or identifier in seen else identifier
+        seen.add(identifier)
+        yield place, row
 
 
 def _is_blank(value: object) -> bool:

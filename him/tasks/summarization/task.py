@@ -16,10 +16,11 @@ from him.attention_maps import AttentionExample
 from him.config import Config
 from him.config.options.summarization import SPEC
 from him.core.compute import Compute, in_parts
-from him.core.errors import CheckpointError, ConfigError
+from him.core.errors import ConfigError
 from him.data.batching import SamplingWeights, evaluation_batches
-from him.data.cache import cache_folder, content_digest
+from him.data.cache import cache_folder
 from him.data.records import Pair, PairData, read_pairs
+from him.data.sample import summarization_sample
 from him.metrics.rouge import rouge_scores
 from him.model.generation import generate
 from him.model.initialization import initialize
@@ -33,9 +34,9 @@ from him.tasks.building import (
     sampling_of,
 )
 from him.tasks.evaluation import BertScores, diversity, mean_loss
-from him.tasks.exporting import Graph, StockExport
+from him.tasks.exporting import Graph, StockExport, few_batches
 from him.tasks.generation import Generation, GenerationTask, decoder_of, evenly_spread
-from him.tasks.summarization.export import example_batches, next_token_graph
+from him.tasks.summarization.export import NextTokenLogProbabilities
 from him.tasks.summarization.features import (
     PairBatches,
     PairFeatures,
@@ -46,7 +47,7 @@ from him.tasks.summarization.features import (
 from him.tasks.summarization.model import SummarizationModel
 from him.tasks.summarization.pretraining import SummarizationPretraining
 from him.tasks.summarization.sources import load_pairs
-from him.text.tokenizer import CLS, PAD, SEP, decode, parse_tokenizer, special_id
+from him.text.tokenizer import CLS, PAD, SEP, decode, special_id
 
 GENERATION_BATCH = 32  # documents whose summaries are written side by side
 SHOWN_SAMPLES = 8
@@ -62,21 +63,16 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         _check_room(config)
-        self.config = config
-        self.tokenizer = tokenizer
-        self.train_batches: PairBatches | None = None
+        super().__init__(config, tokenizer)
         self._source_ids = np.zeros(0, np.int64)
         self.validation: PairData | None = None
         self.validation_features: PairFeatures | None = None
-        self._notes: tuple[str, ...] = ()
         self._bertscores = BertScores(config.bertscore_model)
 
     @property
     def best_metric(self) -> str:
         """ROUGE-L, or the loss where no summary is written during training."""
         return SPEC.best_metric_of(self.config)
-
-    # -- data ----------------------------------------------------------------------------------------------------------
 
     @classmethod
     def prepare(cls, config: Config, tokenizer_folder: Path | None = None) -> SummarizationTask:
@@ -99,25 +95,16 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
         task._source_ids = np.array(splits.source_ids, np.int64)
         task.validation = splits.validation
         task.validation_features = prepared.validation
-        task._notes = (*splits.notes, *_cut_notes(task.train_batches), *bertscore_notes(config))
+        task.notes = (*splits.notes, *_cut_notes(task.train_batches), *bertscore_notes(config))
         return task
 
     def pretraining(self) -> SummarizationPretraining:
-        """See `SummarizationPretraining`."""
         return SummarizationPretraining(self, self.train_batches, self.batches_of(self.validation_features))
 
     def batches_of(self, features: PairFeatures) -> PairBatches:
         """Rows of pairs, cut as the settings say."""
         ids = (special_id(self.tokenizer, token) for token in (CLS, SEP, PAD))
         return PairBatches(features, *ids, self.config.max_seq_len, self.config.max_target_len)
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return self.train_batches.lengths
 
     @property
     def train_sampling(self) -> SamplingWeights | None:
@@ -127,33 +114,12 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
     @cached_property
     def train_digest(self) -> str:
         """By the tokens of all pairs: where most documents are cut, the lengths of other ones are the same."""
-        features = self.train_batches.features
-        return content_digest(features.documents, features.summaries)
+        return self.train_batches.features.digest
 
     @cached_property
     def validation_digest(self) -> str:
         """By the tokens of all validation pairs."""
-        return content_digest(self.validation_features.documents, self.validation_features.summaries)
-
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        """See `PairBatches.batch`."""
-        return self.train_batches.batch(examples)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json`."""
-        (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
-
-    @classmethod
-    def restore(cls, config: Config, folder: Path) -> SummarizationTask:
-        """The task as `save` left it."""
-        try:
-            return cls(config, parse_tokenizer(folder / "tokenizer.json"))
-        except ConfigError as error:
-            raise CheckpointError(f"{folder}: {error}") from None
-
-    # -- model ---------------------------------------------------------------------------------------------------------
+        return self.validation_features.digest
 
     def build_model(self) -> SummarizationModel:
         """Builds the model that the configuration describes, with weights drawn anew."""
@@ -180,8 +146,6 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
             "labels": ids_BL[:, positions_T],
             "label_positions": (positions_T - 1).expand(batch_size, -1),
         }
-
-    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module, compute: Compute, final: bool = False) -> Evaluation:
         """Loss of all validation pairs; summaries of `--eval_samples` of them, of all if `final`."""
@@ -217,12 +181,10 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
             return Evaluation(metrics)
         texts = [written.text for written in self._write(model, compute, batches, numbers)]
         references = [data.pairs[number].summaries for number in numbers]
-        metrics |= rouge_scores(texts, references)
-        metrics |= diversity(texts)
+        metrics |= rouge_scores(texts, references) | diversity(texts)
         scored = evenly_spread(len(texts), num_scored)
-        metrics |= self._bertscores.metrics(
-            [texts[index] for index in scored], [references[index] for index in scored], compute
-        )
+        chosen = ([each[index] for index in scored] for each in (texts, references))
+        metrics |= self._bertscores.metrics(*chosen, compute)
         written = {data.pairs[number].id: text for number, text in zip(numbers, texts, strict=True)}
         samples = [(data.pairs[number], written[data.pairs[number].id]) for number in numbers[:SHOWN_SAMPLES]]
         return Evaluation(metrics, {"predictions.json": written}, _samples_table(samples))
@@ -247,8 +209,6 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
                 written[number] = Generation(text, len(ids), max(0, int(uncut[number]) - batches.document_room))
         return [written[number] for number in numbers]
 
-    # -- use -----------------------------------------------------------------------------------------------------------
-
     def predict(self, model: nn.Module, compute: Compute, *, text: str) -> Generation:
         """Summarizes a document."""
         if not text.strip():
@@ -272,11 +232,8 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
 
     def example_inputs(self) -> dict[str, str]:
         """A document of the built-in validation data."""
-        return {
-            "text": load_pairs(Config(task_type="summarization", dataset="sample", sample_size=1))
-            .validation.pairs[0]
-            .document
-        }
+        splits = load_pairs(Config(task_type="summarization", dataset="sample", sample_size=1))
+        return {"text": splits.validation.pairs[0].document}
 
     def attention_examples(self, model: nn.Module, compute: Compute, num_examples: int) -> list[AttentionExample]:
         """Attention over validation documents, spread over the shorter half, and over the summaries written of them."""
@@ -311,11 +268,14 @@ class SummarizationTask(GenerationTask, PretrainableTask, AttentionTask):
             sections=tuple(section for section in sections if section[1] <= section[2]),
         )
 
-    # -- export --------------------------------------------------------------------------------------------------------
-
     def export_graph(self, model: nn.Module) -> Graph:
-        """See `next_token_graph`."""
-        return next_token_graph(model, example_batches(self.config, self.tokenizer))
+        """With a few built-in documents and their summaries."""
+        pairs = (Pair(each["id"], each["document"], (each["summary"],)) for each in summarization_sample(0, 0, 8)[1])
+        data = PairData(tuple(pairs), "the built-in sample")
+        batches = self.batches_of(build_pair_features(data, self.tokenizer))
+        inputs = ("input_ids", "token_type_ids", "attention_mask")
+        module, shown = NextTokenLogProbabilities(model).eval(), few_batches(batches.lengths, batches.batch)
+        return Graph(module, inputs, ("log_probabilities",), ("attention_mask",), shown)
 
     def stock_export(self) -> StockExport:
         """There is none."""

@@ -18,9 +18,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from him.config import Config
 from him.core.errors import ConfigError, DataError
 from him.data.documents import text_documents
+from him.data.sources import Splits
 from him.tasks.lm import corpus
 from him.tasks.lm.corpus import cut_pieces, prepare_corpus
-from him.tasks.lm.sources import CorpusSplits, load_corpus
+from him.tasks.lm.sources import load_corpus
 from him.text.tokenizer import SPECIAL_TOKENS, decode
 from him.text.training import train_tokenizer
 
@@ -31,8 +32,8 @@ VALIDATION = ["The cat ran.", "\u2028 end \n"]
 SEP_ID = 3
 
 
-def of_texts(train: list[str] = TRAIN, validation: list[str] = VALIDATION) -> CorpusSplits:
-    return CorpusSplits(text_documents(train, "train"), text_documents(validation, "validation"))
+def of_texts(train: list[str] = TRAIN, validation: list[str] = VALIDATION) -> Splits:
+    return Splits(text_documents(train, "train"), text_documents(validation, "validation"))
 
 
 def documents_in(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
@@ -246,7 +247,7 @@ def test_what_the_cache_depends_on(tmp_path):
     ]
     digests = [prepare_corpus(*call, tmp_path).digest for call in calls]
     assert len(set(digests)) == len(calls) == len(list(tmp_path.iterdir()))
-    renamed = CorpusSplits(text_documents(TRAIN, "x"), text_documents(VALIDATION, "y"), ("note",))
+    renamed = Splits(text_documents(TRAIN, "x"), text_documents(VALIDATION, "y"), ("note",))
     assert prepare_corpus(renamed, None, "bpe", 300, tmp_path).digest == digests[0]
     assert prepare_corpus(of_texts(), given, "char", 999, tmp_path).digest == digests[3]
 

@@ -124,7 +124,7 @@ def test_overfits_a_text(make_writer, norm_first):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     torch.manual_seed(0)
     for _ in range(150):
-        batch = windows.batch(np.arange(len(windows)))
+        batch = windows.batch(np.arange(len(windows.lengths)))
         loss = model.loss(batch)[0] / batch["labels"].numel()
         optimizer.zero_grad()
         loss.backward()

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from him.core.errors import DataError
-from him.tasks.lm.prompts import read_prompts
+from him.tasks.lm.sources import read_prompts
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ import pytest
 
 from him.config import Config
 from him.core.errors import ConfigError, DataError
-from him.data.sample import texts
+from him.data import sample
+from him.data.sources import Splits
 from him.tasks.lm import sources as corpus_sources
-from him.tasks.lm.sources import CorpusSplits
 
 REPOSITORY = Path(__file__).parents[3]
 SHAKESPEARE = REPOSITORY.parent / "shared" / "data" / "tinyshakespeare" / "input.txt"
 
 
-def load_corpus(**settings) -> CorpusSplits:
+def load_corpus(**settings) -> Splits:
     return corpus_sources.load_corpus(Config(task_type="lm", **settings))
 
 
@@ -295,7 +295,7 @@ def test_flags_that_contradict_each_other(flags, message):
 
 
 def test_the_sample(monkeypatch):
-    monkeypatch.setattr(texts, "text_sample", lambda real=texts.text_sample: real(num_train=40, num_validation=6))
+    monkeypatch.setattr(sample, "text_sample", lambda real=sample.text_sample: real(num_train=40, num_validation=6))
     found = load_corpus(dataset="sample", seed=1, sample_size=30, validation_size=5)
     assert (len(found.train), len(found.validation)) == (30, 5)
     assert found.train.source == "the built-in sample, train"

@@ -23,14 +23,14 @@ def test_crops_lie_within_the_stream(length, more, seed):
     """And the labels are the inputs one token later."""
     windows = RandomWindows(stream(length + more), length)
     torch.manual_seed(seed)
-    batch = windows.batch(np.arange(len(windows)))
-    assert batch["input_ids"].shape == (len(windows), length)
+    batch = windows.batch(np.arange(len(windows.lengths)))
+    assert batch["input_ids"].shape == (len(windows.lengths), length)
     assert batch["input_ids"].dtype is batch["labels"].dtype is torch.int64
     assert batch["attention_mask"].dtype is torch.bool and batch["attention_mask"].all()
     assert (batch["input_ids"].diff(dim=1) == 1).all()
     assert torch.equal(batch["labels"], batch["input_ids"] + 1)
     assert batch["input_ids"].min() >= 0 and batch["labels"].max() <= length + more - 1
-    assert len(windows) == max(1, (length + more - 1) // length)
+    assert len(windows.lengths) == max(1, (length + more - 1) // length)
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
@@ -39,7 +39,7 @@ def test_each_place_can_be_the_start_of_a_crop(length, more):
     """So nothing is left out for good, neither the first token nor the last."""
     windows = RandomWindows(stream(length + more), length)
     torch.manual_seed(0)
-    starts = torch.cat([windows.batch(np.arange(len(windows)))["input_ids"][:, 0] for _ in range(40 * length)])
+    starts = torch.cat([windows.batch(np.arange(len(windows.lengths)))["input_ids"][:, 0] for _ in range(40 * length)])
     assert set(starts.tolist()) == set(range(more))
 
 
@@ -49,8 +49,8 @@ def test_an_epoch_passes_over_nearly_everything_once():
     torch.manual_seed(0)
     counts = torch.zeros(101)
     for _ in range(400):
-        counts += torch.bincount(windows.batch(np.arange(len(windows)))["labels"].flatten(), minlength=101)
-    assert len(windows) == 10
+        counts += torch.bincount(windows.batch(np.arange(len(windows.lengths)))["labels"].flatten(), minlength=101)
+    assert len(windows.lengths) == 10
     assert (abs(counts[10:90] / 400 - 1) < 5 * 0.6 / 20).all()  # a token is seen 0, 1 or 2 times: deviation 0.6 at most
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from him.tasks.squad.augmentation import SENTENCES_OUT, WORDS_OUT, augment
+from him.tasks.squad.lexical import sentence_bounds, sentences_of
 from him.tasks.squad.reader import Answer, Paragraph, Question, SquadData
-from him.tasks.squad.sentences import sentence_bounds, sentences_of
 
 SENTENCES = [f"Number {place} of them was built by J. Smith in 19{place:02} for 3.5 days." for place in range(20)]
 CONTEXT = "  " + " ".join(SENTENCES) + " "

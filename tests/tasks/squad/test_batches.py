@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from him.tasks.squad.batches import SquadBatches, first_pieces, last_pieces
-from him.tasks.squad.features import FeatureOptions, build_features
+from him.tasks.squad.batches import SquadBatches
+from him.tasks.squad.features import FeatureOptions, build_features, first_pieces, last_pieces
 from him.tasks.squad.lexical import QUESTION_CLASSES, SCALARS, SHAPES
 
 SPECIAL_IDS = (0, 2, 3)

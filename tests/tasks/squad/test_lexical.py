@@ -194,7 +194,7 @@ def pair():
 
 def column(pair, name):
     """The context's part of a scalar."""
-    return pair.scalars[len(QUESTION) :, SCALARS.index(name)].astype(np.float64)
+    return pair[1][len(QUESTION) :, SCALARS.index(name)].astype(np.float64)
 
 
 def test_words():
@@ -209,7 +209,7 @@ def test_words():
 
 
 def test_match_classes(pair):
-    assert [MATCHES[number] for number in pair.match] == [
+    assert [MATCHES[number] for number in pair[0]] == [
         "question none",  # Where: no such word in the context
         "question none",  # sits: the stem is sit, that of sat is sat
         "question stop",
@@ -228,15 +228,15 @@ def test_match_classes(pair):
         "context exact",  # RED in another case
         "context none",
     ]
-    assert pair.match.dtype == np.uint8
+    assert pair[0].dtype == np.uint8
 
 
 def test_scalars_of_the_question(pair):
-    assert pair.scalars.shape == (17, 11)
-    assert pair.scalars.dtype == np.float16
-    assert pair.scalars[:6, 0].tolist() == [1, 1, 0, 0.5, 1, 1]
-    assert pair.scalars[:6, 1].tolist() == [0, 0, 0, 0.5, 1, 0]
-    assert not pair.scalars[:6, 2:].any()
+    assert pair[1].shape == (17, 11)
+    assert pair[1].dtype == np.float16
+    assert pair[1][:6, 0].tolist() == [1, 1, 0, 0.5, 1, 1]
+    assert pair[1][:6, 1].tolist() == [0, 0, 0, 0.5, 1, 0]
+    assert not pair[1][:6, 2:].any()
 
 
 @pytest.mark.parametrize(
@@ -272,20 +272,20 @@ def test_all_scalars_are_covered():
 
 def test_equally_good_sentences_are_all_the_best():
     surfaces, (question, context) = numbered(["red"], "Red one . No . Red two".split())
-    found = compare(Words(surfaces), question, context).scalars[1:, SCALARS.index("best sentence")]
+    found = compare(Words(surfaces), question, context)[1][1:, SCALARS.index("best sentence")]
     assert found.tolist() == [1, 1, 1, 0, 0, 1, 1]
 
 
 def test_no_overlap_is_no_best_sentence():
     surfaces, (question, context) = numbered(["what", "red"], "One . Two".split())
-    found = compare(Words(surfaces), question, context).scalars[2:]
+    found = compare(Words(surfaces), question, context)[1][2:]
     assert not found[:, 2:6].any() and not found[:, 7:10].any()
     assert found[:, SCALARS.index("distance to a match")].tolist() == [1, 1, 1]  # 32 words or more
 
 
 def test_distance_ends_at_32():
     surfaces, (question, context) = numbered(["red"], ["red"] + [f"w{n}" for n in range(40)])
-    found = compare(Words(surfaces), question, context).scalars[1:, SCALARS.index("distance to a match")]
+    found = compare(Words(surfaces), question, context)[1][1:, SCALARS.index("distance to a match")]
     assert (found * 32).tolist() == [*range(33), *[32] * 8]
 
 
@@ -296,10 +296,10 @@ def test_short_and_empty_texts(question, context):
     surfaces, (asked, read) = numbered(question.split(), context.split())
     with np.errstate(all="raise", under="ignore"):
         found = compare(Words(surfaces), asked, read)
-    assert found.match.shape == (len(asked) + len(read),)
-    assert found.scalars.shape == (len(asked) + len(read), len(SCALARS))
-    assert np.isfinite(found.scalars).all()
-    assert (found.match[: len(asked)] < 5).all() and (found.match[len(asked) :] >= 5).all()
+    assert found[0].shape == (len(asked) + len(read),)
+    assert found[1].shape == (len(asked) + len(read), len(SCALARS))
+    assert np.isfinite(found[1]).all()
+    assert (found[0][: len(asked)] < 5).all() and (found[0][len(asked) :] >= 5).all()
 
 
 def test_neighbourhood_scores_against_plain_loops():
@@ -311,7 +311,7 @@ def test_neighbourhood_scores_against_plain_loops():
     )
     words = Words(surfaces)
     frequencies = DocumentFrequencies(9, {"the": 9, "red": 2, ".": 8, "cat": 5}).of(words.lowered)
-    found = compare(words, asked, read, frequencies).scalars[len(asked) :].astype(np.float64)
+    found = compare(words, asked, read, frequencies)[1][len(asked) :].astype(np.float64)
     total = sum(float(frequencies[word]) for word in asked if words.is_content[word])
     weights = [
         float(frequencies[word]) if words.is_content[word] and words.stems[word] in words.stems[asked] else 0.0

@@ -6,7 +6,6 @@ import pytest
 
 from him.core.errors import DataError
 from him.tasks.squad.metrics import (
-    NoAnswerThresholds,
     best_no_answer_threshold,
     exact_match,
     f1,
@@ -169,12 +168,10 @@ def test_best_no_answer_threshold_by_hand():
     # "No answer" everywhere is right for q2 and q4. Then, by rising probability, F1 changes by
     # q1 +1 (3), q4 0 (it is answered with ""), q3 +2/3 (3 2/3, the best), q2 -1, q5 0;
     # Exact_Match by q1 +1 (3, the best), q4 0, q3 0, q2 -1, q5 0.
-    assert best_no_answer_threshold(predictions, references, probabilities) == NoAnswerThresholds(
-        best_f1=pytest.approx(100 * (3 + 2 / 3) / 5),
-        f1_threshold=0.3,
-        best_exact_match=pytest.approx(100 * 3 / 5),
-        exact_match_threshold=0.1,
-    )
+    assert best_no_answer_threshold(predictions, references, probabilities) == {
+        "F1": (pytest.approx(100 * (3 + 2 / 3) / 5), 0.3),
+        "Exact_Match": (pytest.approx(100 * 3 / 5), 0.1),
+    }
 
 
 def test_best_threshold_is_reached_by_the_scores_at_that_threshold():
@@ -182,32 +179,32 @@ def test_best_threshold_is_reached_by_the_scores_at_that_threshold():
     predictions = {f"q{i}": "cat" if i % 2 else "big cat" for i in range(30)}
     probabilities = {f"q{i}": (i * 7 % 30 + 1) / 32 for i in range(30)}
     best = best_no_answer_threshold(predictions, references, probabilities)
-    by_f1 = squad_v2_scores(predictions, references, probabilities, best.f1_threshold)
-    by_exact_match = squad_v2_scores(predictions, references, probabilities, best.exact_match_threshold)
-    assert by_f1["F1"] == pytest.approx(best.best_f1)
-    assert by_exact_match["Exact_Match"] == pytest.approx(best.best_exact_match)
+    by_f1 = squad_v2_scores(predictions, references, probabilities, best["F1"][1])
+    by_exact_match = squad_v2_scores(predictions, references, probabilities, best["Exact_Match"][1])
+    assert by_f1["F1"] == pytest.approx(best["F1"][0])
+    assert by_exact_match["Exact_Match"] == pytest.approx(best["Exact_Match"][0])
     every_f1 = [
         squad_v2_scores(predictions, references, probabilities, value)["F1"] for value in probabilities.values()
     ]
-    assert best.best_f1 == pytest.approx(max(every_f1))
+    assert best["F1"][0] == pytest.approx(max(every_f1))
 
 
 def test_best_threshold_where_no_answer_is_best():
     best = best_no_answer_threshold({"q1": "cat", "q2": "dog"}, {"q1": [], "q2": ["owl"]}, {"q1": 0.2, "q2": 0.1})
-    assert best == NoAnswerThresholds(best_f1=50.0, f1_threshold=0.0, best_exact_match=50.0, exact_match_threshold=0.0)
+    assert best == {"F1": (50.0, 0.0), "Exact_Match": (50.0, 0.0)}
 
 
 def test_best_threshold_stops_halfway_among_equal_probabilities():
     """As find_best_thresh does: after q1 it sees 2 of 2, though no threshold parts q1 from q2."""
     references, predictions = {"q1": ["cat"], "q2": []}, {"q1": "cat", "q2": "dog"}
-    assert best_no_answer_threshold(predictions, references, {"q1": 0.5, "q2": 0.5}).best_f1 == 100.0
-    assert best_no_answer_threshold(predictions, references, {"q2": 0.5, "q1": 0.5}).best_f1 == 50.0
+    assert best_no_answer_threshold(predictions, references, {"q1": 0.5, "q2": 0.5})["F1"][0] == 100.0
+    assert best_no_answer_threshold(predictions, references, {"q2": 0.5, "q1": 0.5})["F1"][0] == 50.0
 
 
 def test_ids_without_a_question_are_ignored():
     predictions, probabilities = {"q": "cat", "other": "dog"}, {"other": 0.1, "q": 0.2}
     assert squad_v2_scores(predictions, {"q": ["cat"]}, probabilities)["F1"] == 100.0
-    assert best_no_answer_threshold(predictions, {"q": ["cat"]}, probabilities).f1_threshold == 0.2
+    assert best_no_answer_threshold(predictions, {"q": ["cat"]}, probabilities)["F1"][1] == 0.2
 
 
 def test_squad_v2_errors():

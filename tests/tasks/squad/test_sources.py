@@ -10,9 +10,10 @@ import pytest
 
 from him.config import Config
 from him.core.errors import ConfigError, DataError
+from him.data.sources import Splits
 from him.tasks.squad import sources
 from him.tasks.squad.reader import Answer, Paragraph, Question, SquadData, read_squad
-from him.tasks.squad.sources import SquadSplits, first_questions, hold_out
+from him.tasks.squad.sources import first_questions, hold_out
 
 REPOSITORY = Path(__file__).parents[3]
 V1 = str(REPOSITORY / "tests" / "fixtures" / "squad_v1.json")
@@ -20,7 +21,7 @@ V2 = str(REPOSITORY / "tests" / "fixtures" / "squad_v2.json")
 SHARED = REPOSITORY.parent / "shared" / "data"
 
 
-def load_squad(**settings) -> SquadSplits:
+def load_squad(**settings) -> Splits:
     return sources.load_squad(Config(task_type="squad", **settings))
 
 

@@ -11,14 +11,15 @@ import pytest
 from him.config import Config
 from him.core.errors import ConfigError, DataError
 from him.data.records import Pair, PairData
+from him.data.sources import Splits
 from him.tasks.summarization import sources
-from him.tasks.summarization.sources import PairSplits, hold_out
+from him.tasks.summarization.sources import hold_out
 
 REPOSITORY = Path(__file__).parents[3]
 LEAK = "warning: {} of the {} validation documents are in the training data too; validation scores will be too good"
 
 
-def load_pairs(**settings) -> PairSplits:
+def load_pairs(**settings) -> Splits:
     return sources.load_pairs(Config(task_type="summarization", **settings))
 
 
@@ -222,7 +223,7 @@ def test_hub_rows_become_pairs(hub_gives, flags, asked):
     calls = hub_gives(train=articles(3, "t"), validation=articles(2, "v"), test=articles(1, "x"))
     splits = load_pairs(**flags)
     assert calls == [asked]
-    assert splits == PairSplits(
+    assert splits == Splits(
         PairData(tuple(Pair(f"t{n}", f"t article {n}", (f"{n}",)) for n in range(3)), f"{asked[0]}, split train"),
         PairData(tuple(Pair(f"v{n}", f"v article {n}", (f"{n}",)) for n in range(2)), f"{asked[0]}, split validation"),
     )

@@ -86,7 +86,6 @@ class ToyTask(Task):
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
-        self.train: Labelled | None = None
         self.validation: Labelled | None = None
 
     @classmethod
@@ -94,7 +93,7 @@ class ToyTask(Task):
         texts, classes = read(config.train_file[0])
         tokenizer = given_tokenizer(config, tokenizer_folder) or train_tokenizer(texts, config.vocab_size)
         task = cls(config, tokenizer)
-        task.train = task.labelled(texts, classes)
+        task.train_batches = task.labelled(texts, classes)
         task.validation = task.labelled(*read(config.validation_file))
         return task
 
@@ -112,10 +111,6 @@ class ToyTask(Task):
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
 
-    @property
-    def notes(self) -> Sequence[str]:
-        return ()
-
     def build_model(self) -> Classifier:
         config = self.config
         embedding = build_embedding(config, self.tokenizer, num_segments=0)
@@ -123,13 +118,6 @@ class ToyTask(Task):
         model = Classifier(embedding, encoder, config.embed_dim, config.num_classes)
         initialize(model)
         return model
-
-    @property
-    def train_lengths(self) -> np.ndarray:
-        return self.train.lengths
-
-    def train_batch(self, examples: np.ndarray) -> dict[str, Tensor]:
-        return self.train.batch(examples)
 
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         return len(batch["labels"])
