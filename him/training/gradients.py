@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
+@dataclass(eq=False)
 class Gradients:
     """Gradient accumulation: forward and backward passes of a batch, cut into micro-batches that fit into memory.
 
@@ -38,22 +40,13 @@ class Gradients:
         say: prints a line.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        objective: Objective,
-        config: Config,
-        compute: Compute,
-        model: nn.Module,
-        say: Callable[[str], None],
-    ) -> None:
-        self.task = task
-        self.objective = objective
-        self.config = config
-        self.compute = compute
-        self.model = model
-        self.say = say
-        self.most_tokens: int | None = None
+    task: Task
+    objective: Objective
+    config: Config
+    compute: Compute
+    model: nn.Module
+    say: Callable[[str], None]
+    most_tokens: int | None = None
 
     def accumulate(self, examples: np.ndarray, step: int) -> tuple[RunningMean, RunningMean, int]:
         """Leaves the gradients of a batch in the model's parameters.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class RolledBack(Exception):
     """The run went back to an earlier step."""
 
 
+@dataclass(eq=False)
 class Recovery:
     """Recovery: what a run does about a loss, a gradient, a weight or an optimizer state that is not finite.
 
@@ -33,21 +35,12 @@ class Recovery:
         restore: puts a checkpoint into the run.
     """
 
-    def __init__(
-        self,
-        train_state: TrainState,
-        gradients: Gradients,
-        checkpoints: Checkpoints,
-        config: Config,
-        progress: Progress,
-        restore: Callable[[Checkpoint], None],
-    ) -> None:
-        self.train_state = train_state
-        self.gradients = gradients
-        self.checkpoints = checkpoints
-        self.config = config
-        self.progress = progress
-        self.restore = restore
+    train_state: TrainState
+    gradients: Gradients
+    checkpoints: Checkpoints
+    config: Config
+    progress: Progress
+    restore: Callable[[Checkpoint], None]
 
     def handle_non_finite(self, examples: np.ndarray, loss: float, gradient_norm: float) -> None:
         """Names the non-finite source of a step, whose update is not made; if that does not help, the run goes back.

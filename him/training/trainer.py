@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -24,10 +25,23 @@ from him.training.progress import Progress
 from him.training.recovery import Recovery, RolledBack
 from him.training.saver import Saver
 from him.training.schedule import StepBudget, lr_at
-from him.training.session import Interrupted, session
 from him.training.train_state import TrainState
 
 LOG_EVERY_STEPS = 10
+
+
+class Interrupted(Exception):
+    """A signal ended the run after a step; its checkpoint is saved.
+
+    Attributes:
+        signal: the signal's number.
+        folder: of the run.
+    """
+
+    def __init__(self, signal: int, folder: Path) -> None:
+        super().__init__(f"{folder}: stopped by signal {signal}")
+        self.signal = signal
+        self.folder = folder
 
 
 class Trainer:
@@ -81,7 +95,7 @@ class Trainer:
         self.gradients = Gradients(task, self.objective, config, compute, model, self.progress.say)
         self.gradients.most_tokens = self.state.most_tokens
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
-        self.best_model = BestModel(folder, task, config, self.state, self.progress)
+        self.best_model = BestModel(folder.best, task, config, self.state, self.progress)
         self.saver = Saver(self.checkpoints, self.best_model, self.progress, config, self.budget, self.state)
         self.recovery = Recovery(
             self.train_state, self.gradients, self.checkpoints, config, self.progress, self._restore
@@ -91,7 +105,6 @@ class Trainer:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    @session
     def fit(self, until: int | None = None) -> None:
         """Trains to the end.
 
@@ -102,16 +115,34 @@ class Trainer:
             Interrupted: a signal came; the run is saved.
             HimError: the loss is not finite any more, memory or space is short.
         """
-        self._begin()
-        while self._goes_on(until):
-            if not self.state.evaluation_due and not self._make_step():
-                continue  # at an earlier step now
-            if self.state.evaluation_due:
-                self._make_evaluation()
-            if self.saver.is_due() or self.signals.signal:
+        with self._session():
+            self._begin()
+            while self._goes_on(until):
+                if not self.state.evaluation_due and not self._make_step():
+                    continue  # at an earlier step now
+                if self.state.evaluation_due:
+                    self._make_evaluation()
+                if self.saver.is_due() or self.signals.signal:
+                    self.save()
+                if self.signals.signal:
+                    raise Interrupted(self.signals.signal, self.folder.path)
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        """While entered, a signal is remembered in `signals` instead of ending the process; after it, what still waits
+        for room on the disk is saved for the last time. In any case the records are closed.
+
+        Raises:
+            CannotWrite: there is no room for the best model.
+        """
+        try:
+            with SignalListener() as self.signals:
+                yield
+            if self.saver.waits_for_room:
                 self.save()
-            if self.signals.signal:
-                raise Interrupted(self.signals.signal, self.folder.path)
+            self.saver.finish()
+        finally:
+            self.progress.close_records()
 
     def _begin(self) -> None:
         """Shows a lack of memory or of room now, and not after hours."""
@@ -124,16 +155,6 @@ class Trainer:
     def _goes_on(self, until: int | None) -> bool:
         last_step = self.max_steps if until is None else min(until, self.max_steps)
         return self.state.evaluation_due or (self.state.step < last_step and not self.state.stopped_early)
-
-    def finish(self) -> None:
-        """Saves what still waits for room, for the last time.
-
-        Raises:
-            CannotWrite: there is none for the best model.
-        """
-        if self.saver.waits_for_room:
-            self.save()
-        self.saver.finish()
 
     def due(self, every: int | None) -> bool:
         """Whether the step is a multiple of `every`."""
