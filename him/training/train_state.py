@@ -1,5 +1,6 @@
 """Train state: weights, optimizer state, EMA weights and place in the loop, all that a step hands on to the next."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ class TrainState:
         self.optimizers = build_optimizers(model, config)
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.loop = LoopState()
+        self._parameters = list(model.parameters())
 
     def update(self, learning_rate: float) -> None:
         """One update of the weights by their gradients, and of their average."""
@@ -55,8 +57,14 @@ class TrainState:
         )
 
     def is_finite(self) -> bool:
-        """Whether every floating tensor is."""
-        return all_finite([tensor for tensor in self.tensors().values() if tensor.is_floating_point()])
+        """Whether all of `tensors` are, without their names: every step asks."""
+        states = (state for optimizer in self.optimizers for state in optimizer.state.values())
+        values = [value for state in states for value in state.values() if value is not None]
+        tensors = [value for value in values if isinstance(value, Tensor)] + self._parameters
+        if self.ema is not None:
+            tensors += self.ema.weights.values()
+        numbers = [value for value in values if not isinstance(value, Tensor)]
+        return all(map(math.isfinite, numbers)) and all_finite([each for each in tensors if each.is_floating_point()])
 
     def to_checkpoint(self, plain: Mapping[str, Any]) -> Checkpoint:
         """A checkpoint of this state.
