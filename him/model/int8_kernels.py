@@ -50,15 +50,13 @@ def choose_product(
         backend: one of `BACKENDS`; None: floats, for machines without any.
         bf16: whether inputs will be bf16.
     """
-    if backend is None:
-        return FloatProduct((weight_NK * scale_N[:, None]).to(torch.bfloat16 if bf16 else torch.float32))
     product: Product
-    if not bf16 or backend != "onednn":
+    if backend is not None and not (bf16 and backend == "onednn"):
         product = DynamicProduct.of(weight_NK, scale_N, bias_N)
-    elif is_faster_in_int8(*weight_NK.shape):
+    elif backend is not None and is_faster_in_int8(*weight_NK.shape):
         product = OffsetProduct.of(weight_NK, scale_N)
     else:
-        product = FloatProduct((weight_NK * scale_N[:, None]).bfloat16())
+        product = FloatProduct((weight_NK * scale_N[:, None]).to(torch.bfloat16 if bf16 else torch.float32))
     if backend == "onednn" and weight_NK.shape[1] % WHOLE_VECTORS == 0:
         return FewRowsProduct(weight_NK, scale_N.bfloat16(), of_many=product)
     return product
