@@ -64,15 +64,13 @@ def cross_entropy_of(
 
     Args:
         project: makes logits (C, V) of (C, D).
-        hidden_ND, targets_N: see `cross_entropy_sum`.
     """
     loss, num_correct = (torch.zeros((), device=hidden_ND.device) for _ in range(2))
     for hidden_CD, targets_C in zip(hidden_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
         logits_CV = project(hidden_CD).float()
         loss += F.cross_entropy(logits_CV, targets_C, reduction="sum")
-        num_correct += _num_correct(
-            logits_CV, logits_CV.gather(1, targets_C[:, None]), logits_CV.amax(dim=1, keepdim=True)
-        )
+        highest_C1 = logits_CV.amax(dim=1, keepdim=True)
+        num_correct += _num_correct(logits_CV, logits_CV.gather(1, targets_C[:, None]), highest_C1)
     return loss, num_correct
 
 
