@@ -20,11 +20,7 @@ from him.training.progress import Progress
 class BestModel:
     """Best model: the one with the best value of the task's metric so far, in the folder `best`; the first of equals.
 
-    Args:
-        folder: of the model.
-        task, config: saved with it.
-        loop: where the loop stands; holds the best value and its step.
-        progress: tells the user.
+    The task and the config are saved with it; `loop` holds the best value and its step.
     """
 
     folder: Path
@@ -35,15 +31,10 @@ class BestModel:
     _waiting: tuple[nn.Module, dict[str, float]] | None = None  # for room on the disk
 
     def consider(self, model: nn.Module, evaluation: Evaluation, epoch: float) -> bool:
-        """Writes a model if it is the best so far; keeps a copy where there is no room.
+        """Writes an evaluated model if it is the best so far, and returns whether; keeps a copy where there is no room.
 
         Args:
-            model: with the weights that were evaluated.
-            evaluation: of it.
             epoch: epochs done, fractions included.
-
-        Returns:
-            Whether it is.
 
         Raises:
             NotFinite: one of its weights is not.
@@ -85,11 +76,7 @@ class BestModel:
             raise
 
     def restore(self, model: nn.Module, checkpoints: Checkpoints) -> None:
-        """Finds the best model whole, or makes it again from its checkpoint.
-
-        Args:
-            model: of the run; is not changed.
-            checkpoints: of the run.
+        """Finds the best model whole, or makes it again from its checkpoint; the `model` of the run is not changed.
 
         Raises:
             CheckpointError: neither is whole.

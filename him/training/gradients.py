@@ -31,12 +31,6 @@ class Gradients:
 
     Attributes:
         most_tokens: in a pass, padding included, since memory ran out with more; None if it never did.
-
-    Args:
-        task: with its training data.
-        objective: the loss of a batch.
-        config, compute: how a pass is made.
-        model: whose gradients are accumulated.
         say: prints a line.
     """
 
@@ -130,12 +124,8 @@ class Gradients:
         self.model.zero_grad(set_to_none=True)
 
     def non_finite_source(self, examples: np.ndarray, step: int, loss_is_finite: bool) -> str:
-        """What was the first to be not finite in a step with finite weights; repeats its forward pass, dropout too.
-
-        Args:
-            examples, step: of the step, whose gradients are still there.
-            loss_is_finite: whether its loss was.
-        """
+        """What was the first to be not finite in a step with finite weights, whose gradients are still there; repeats
+        its forward pass, dropout too."""
         torch.manual_seed(step_seed(self.config.seed, step))
         micro_batches = self._micro_batches(examples)
         batches = [self.compute.to_device(self.task.train_batch(part)) for part in micro_batches]

@@ -65,10 +65,8 @@ class Distillation(Objective):
     """Distillation loss: the labels, and the predictions of a teacher.
 
     Args:
-        task: with its training data.
         teacher: in evaluation mode.
         weight: of the teacher's predictions, in [0, 1]; the labels have the rest.
-        masks: see `Objective`.
     """
 
     def __init__(

@@ -10,9 +10,9 @@ from him.config import Config
 from him.core.errors import HimError
 from him.runs.checkpoint import Checkpoint, Checkpoints
 from him.training.gradients import Gradients
+from him.training.loop_state import TrainState
 from him.training.non_finite import first_not_finite
 from him.training.progress import Progress
-from him.training.train_state import TrainState
 
 MOST_REFUSED_IN_A_ROW = 5
 RATE_AFTER_FAULT = 0.5
@@ -26,13 +26,7 @@ class RolledBack(Exception):
 class Recovery:
     """Recovery: what a run does about a loss, a gradient, a weight or an optimizer state that is not finite.
 
-    Args:
-        train_state: of the run.
-        gradients: find the non-finite source of a step.
-        checkpoints: to go back to.
-        config: for its advice.
-        progress: tells the user, and drops the records of what is undone.
-        restore: puts a checkpoint into the run.
+    `progress` tells the user, and drops the records of what is undone; `restore` puts a checkpoint into the run.
     """
 
     train_state: TrainState
@@ -47,7 +41,6 @@ class Recovery:
 
         Args:
             examples: (B,) of the step, whose gradients are still there.
-            loss, gradient_norm: of the step.
 
         Raises:
             RolledBack: the run is at an earlier step now.

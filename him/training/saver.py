@@ -19,14 +19,8 @@ class Saver:
     """Checkpoint saver of a run: writes them with what has to be on the disk beside them: records and the best model.
 
     Attributes:
-        waits_for_room: whether the last attempt found none.
-
-    Args:
-        checkpoints: of the run.
         best_model, progress: written first.
-        config: how often.
-        budget: steps of an epoch and of the run.
-        loop: where the loop stands.
+        waits_for_room: whether the last attempt found none.
     """
 
     checkpoints: Checkpoints

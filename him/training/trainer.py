@@ -19,24 +19,19 @@ from him.runs.folder import RunFolder
 from him.tasks.base import AttentionTask, Evaluation, Task
 from him.training.best_model import BestModel
 from him.training.gradients import Gradients
+from him.training.loop_state import TrainState
 from him.training.objective import Objective
 from him.training.observers import Observer, Update
 from him.training.progress import Progress
 from him.training.recovery import Recovery, RolledBack
 from him.training.saver import Saver
 from him.training.schedule import StepBudget, lr_at
-from him.training.train_state import TrainState
 
 LOG_EVERY_STEPS = 10
 
 
 class Interrupted(Exception):
-    """A signal ended the run after a step; its checkpoint is saved.
-
-    Attributes:
-        signal: the signal's number.
-        folder: of the run.
-    """
+    """A signal, by its number, ended the run in `folder` after a step; its checkpoint is saved."""
 
     def __init__(self, signal: int, folder: Path) -> None:
         super().__init__(f"{folder}: stopped by signal {signal}")
@@ -54,9 +49,7 @@ class Trainer:
 
     Args:
         task: what is learned, with its data.
-        config: all settings.
         folder: of the run; exists. If it has records and there is no checkpoint, the run was killed before its first.
-        compute: device and precision.
         model: to be trained, on its device.
         checkpoint: to go on from, or None.
         objective: the training loss; the task's own by default.
@@ -102,8 +95,6 @@ class Trainer:
         )
         self.signals = SignalListener()
         self.batches: list[np.ndarray] = []
-
-    # -- the loop ------------------------------------------------------------------------------------------------------
 
     def fit(self, until: int | None = None) -> None:
         """Trains to the end.
@@ -160,10 +151,6 @@ class Trainer:
         """Whether the step is a multiple of `every`."""
         return every is not None and self.state.step % every == 0
 
-    def at_epoch_end(self) -> bool:
-        """Whether the step was the last of an epoch or of the run."""
-        return self.budget.is_epoch_end(self.state.step)
-
     def start_epoch(self) -> None:
         """Orders the examples of the epoch that the step is in, and opens its progress bar."""
         if self.state.step >= self.max_steps:
@@ -179,8 +166,6 @@ class Trainer:
         )
         self.progress.open_bar()
 
-    # -- a step --------------------------------------------------------------------------------------------------------
-
     def _make_step(self) -> bool:
         """A step with its record; False if the run went back instead."""
         try:
@@ -189,9 +174,9 @@ class Trainer:
             self.start_epoch()
             return False
         self.state.step += 1
-        if self.due(LOG_EVERY_STEPS) or self.at_epoch_end():
+        if self.due(LOG_EVERY_STEPS) or self.budget.is_epoch_end(self.state.step):
             self.progress.record_training()
-        self.state.evaluation_due = self.at_epoch_end() or self.due(self.config.eval_every_steps)
+        self.state.evaluation_due = self.budget.is_epoch_end(self.state.step) or self.due(self.config.eval_every_steps)
         return True
 
     def train_step(self) -> None:
@@ -224,12 +209,10 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self.progress.count_step(gradient_norm, learning_rate, num_tokens, time.perf_counter() - started_at)
 
-    # -- an evaluation -------------------------------------------------------------------------------------------------
-
     def _make_evaluation(self) -> None:
         """The evaluation that is due; a signal puts it off, to after the resume."""
         try:
-            if self.at_epoch_end():
+            if self.budget.is_epoch_end(self.state.step):
                 self.end_epoch()
             else:
                 self.evaluate()
@@ -276,8 +259,6 @@ class Trainer:
                 observer.after_evaluation(self.state.step, evaluation, is_best)
         return evaluation
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
     def save(self) -> None:
         """Writes a checkpoint that a resumed run goes on from, bit for bit; see `Saver.save`."""
         try:
@@ -292,16 +273,15 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """All that the run needs to go on from here."""
-        return self.train_state.to_checkpoint(
-            {
-                "step": self.state.step,
-                "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
-                "machine": describe_environment(self.compute),
-                "config": self.config.to_dict(),
-                "data": self.objective.data_digest(),
-                "validation": self.task.validation_digest,
-            }
-        )
+        plain = {
+            "step": self.state.step,
+            "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
+            "machine": describe_environment(self.compute),
+            "config": self.config.to_dict(),
+            "data": self.objective.data_digest(),
+            "validation": self.task.validation_digest,
+        }
+        return self.train_state.to_checkpoint(plain)
 
     def restore_best(self) -> None:
         """Finds the best model whole, or makes it again from its checkpoint; see `BestModel.restore`."""
