@@ -10,8 +10,7 @@ from him.compression.stages import Stages
 from him.config.resolve import fine_tuning_config
 from him.runs.checkpoint import Checkpoints, load_weights, save_model
 from him.runs.folder import PRUNED
-from him.training.distillation import Distillation, objective_with_teacher
-from him.training.masks import WeightMasks
+from him.training.objective import Distillation, WeightMasks, objective_with_teacher
 from him.training.trainer import Interrupted, Trainer
 
 

@@ -9,7 +9,7 @@ from him.compression.stages import Stages
 from him.data.batching import epoch_batches
 from him.runs.checkpoint import save_model
 from him.runs.folder import PRUNED
-from him.training.masks import WeightMasks
+from him.training.objective import WeightMasks
 
 IMPORTANCE_EXAMPLES = 1024  # training examples that units are ranked on
 ROWS = 16  # of them at a time; what is summed up does not depend on it

@@ -1,9 +1,10 @@
-"""Where exports go, what they need, and how other packages are kept from talking meanwhile."""
+"""What exports share: where they go, what they need, whether they compute what the model computes, and quiet."""
 
 import glob
 import importlib.util
 import json
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from him.core.errors import ConfigError
-from him.core.files import CHECKSUMS, write_json
+from him.core.errors import CheckpointError, ConfigError
+from him.core.files import CHECKSUMS
+from him.tasks.base import ExportableTask
+from him.workflows.predict import Predictor
 
 REPORT = "export.json"
+# Between two exact ways to compute the same there is rounding only, which grows with the numbers that are rounded.
+TOLERANCE = 1e-5
 
 
 def check_output(folder: Path) -> None:
@@ -62,20 +67,49 @@ def check_packages(names: Sequence[str], use: str) -> None:
         raise ConfigError(f"{use} needs {', '.join(missing)}; pip install -r requirements.txt")
 
 
-def check_floats(model: nn.Module) -> None:
-    """Raises ConfigError if the model is an int8 one, whose products no exporter knows."""
-    if not isinstance(model.embedding.tokens, nn.Embedding):
+def exportable(predictor: Predictor) -> ExportableTask:
+    """A model's task; ConfigError if it has no export, or if the model is int8, whose products no exporter knows."""
+    if not isinstance(predictor.model.embedding.tokens, nn.Embedding):
         raise ConfigError("this model is int8 already; export the stage that it was made from, such as --stage trained")
+    if not isinstance(predictor.task, ExportableTask):
+        raise ConfigError(f"--task_type {predictor.task.name} cannot be exported; train another task")
+    return predictor.task
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Writes `export.json`."""
-    write_json(folder / REPORT, report)
+class Differences:
+    """The largest difference over all that was compared.
 
+    Attributes:
+        largest: of |found - expected|; NaN if either is.
+        largest_output: of |expected|.
+        shapes: what was tried, as [B, L].
+    """
 
-def size_mb(path: Path) -> float:
-    """Megabytes of a file."""
-    return path.stat().st_size / 1e6
+    def __init__(self) -> None:
+        self.largest = 0.0
+        self.largest_output = 0.0
+        self.shapes: list[list[int]] = []
+
+    def add(self, expected: Tensor, found: Tensor) -> None:
+        """Compares two outputs of the same shape."""
+        assert expected.shape == found.shape and expected.numel() > 0
+        difference = float((found - expected).abs().max())
+        # Python's `max` would let a NaN pass.
+        self.largest = math.nan if math.isnan(difference + self.largest) else max(self.largest, difference)
+        self.largest_output = max(self.largest_output, float(expected.abs().max()))
+
+    def check(self, what: str) -> None:
+        """Raises CheckpointError if `what` was more than rounding away from the trained model."""
+        allowed = TOLERANCE * max(1.0, self.largest_output)
+        if not self.largest <= allowed:
+            raise CheckpointError(
+                f"{what}: its outputs differ from the trained model's by {self.largest:.2g}, allowed are "
+                f"{allowed:.2g}; nothing was written"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `export.json`."""
+        return {"max_difference": self.largest, "largest_output": self.largest_output, "checked_shapes": self.shapes}
 
 
 @contextmanager

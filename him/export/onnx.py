@@ -1,25 +1,28 @@
 """A trained model as an ONNX file, and as one with int8 weights, each compared with the model before it is kept."""
 
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from him.config import Config
 from him.core.errors import ConfigError
-from him.core.files import write_folder
-from him.export.differences import Differences
-from him.export.folders import check_floats, check_packages, quiet, size_mb, write_report
+from him.core.files import write_folder, write_json
+from him.export.folders import REPORT, Differences, check_packages, exportable, quiet
 from him.export.onnx_int8 import quantize_file
-from him.export.onnx_session import OnnxSession, latency_ms
 from him.runs.folder import ModelFolder
-from him.tasks.base import ExportableTask, Task
+from him.tasks.base import Task
 from him.tasks.exporting import Graph, Outputs
 from him.workflows.predict import Predictor
 
 FLOAT, INT8 = "model.onnx", "model_int8.onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 LENGTHS = (128, 384)  # of the rows that are timed
+WARM_UP_RUNS = 3
+TIMED_RUNS = 15
 MOST_MB = 1900  # of weights: an ONNX file of one piece ends at 2 GiB
 
 
@@ -43,12 +46,11 @@ def export_onnx(
         DataError: the validation file is not sound.
     """
     check_packages(PACKAGES, "--format onnx")
-    task, model = predictor.task, predictor.model
-    check_floats(model)
-    if not isinstance(task, ExportableTask):
-        raise ConfigError(f"--task_type {task.name} cannot be exported; train another task")
+    task, model = exportable(predictor), predictor.model
     graph = task.export_graph(model)
-    evaluated = task.with_config(_quick_settings(predictor.config, task))
+    # What is quick, and the same whatever the run was validated on.
+    quick = predictor.config.with_values(bertscore_samples=0, validation_size=None, **task.export_settings)
+    evaluated = task.with_config(quick)
     weights_mb = sum(each.numel() * each.element_size() for each in model.state_dict().values()) / 1e6
     if weights_mb > MOST_MB:
         raise ConfigError(f"--format onnx: {weights_mb:,.0f} MB of weights do not fit into one file of {MOST_MB:,} MB")
@@ -63,21 +65,20 @@ def export_onnx(
             quantize_file(folder / FLOAT, folder / INT8)
         report.update(opset=opset, inputs=_described(graph), outputs=list(graph.outputs))
         for name, form in ((FLOAT, "ONNX float"), (INT8, "ONNX int8")):
-            session = _open(folder / name, graph)
-            differences = _compared(graph, session)
+            compute = _open(folder / name, graph)
+            differences = _compared(graph, compute)
             if name == FLOAT:
                 differences.check(name)
                 report.update(differences.to_dict())
-            row = {"form": form, "file": name, "file_mb": size_mb(folder / name)}
-            row |= {"max_difference": differences.largest, **_latencies(session.compute, task)}
+            row = {"form": form, "file": name, "file_mb": (folder / name).stat().st_size / 1e6}
+            row |= {"max_difference": differences.largest, **_latencies(compute, task)}
             if validation_file is not None:
-                row |= evaluated.evaluate_file(
-                    task.exported_model(session.compute), predictor.compute, validation_file
-                ).metrics
+                exported = task.exported_model(compute)
+                row |= evaluated.evaluate_file(exported, predictor.compute, validation_file).metrics
             report["forms"].append(row)
         predictor.config.save(ModelFolder(folder).config)
         task.save(folder)
-        write_report(folder, report)
+        write_json(folder / REPORT, report)
 
     write_folder(output, fill)
     return report
@@ -112,36 +113,61 @@ def _forget_origin(proto: Any) -> None:
         part.doc_string = ""
 
 
-def _open(path: Path, graph: Graph) -> OnnxSession:
+def _open(path: Path, graph: Graph) -> Outputs:
+    """What the ONNX file of a graph computes, in ONNX Runtime."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     if hasattr(onnxruntime, "disable_telemetry_events"):
         onnxruntime.disable_telemetry_events()
-    return OnnxSession(path, graph)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # it never gives memory back, and batches have many sizes
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def compute(batch: dict[str, Tensor]) -> list[Tensor]:
+        feed = {name: np.ascontiguousarray(each.numpy()) for name, each in graph.feed(batch).items()}
+        return [torch.from_numpy(each) for each in session.run(list(graph.outputs), feed)]
+
+    return compute
 
 
 @torch.inference_mode()
-def _compared(graph: Graph, session: OnnxSession) -> Differences:
+def _compared(graph: Graph, compute: Outputs) -> Differences:
     """Both on real inputs, at the positions that count."""
     differences = Differences()
     for batch in graph.batches:
         differences.shapes.append(list(batch["input_ids"].shape))
-        for name, expected, found in zip(graph.masks, graph.module(batch), session.compute(batch), strict=True):
+        for name, expected, found in zip(graph.masks, graph.module(batch), compute(batch), strict=True):
             counts = slice(None) if name is None else batch[name]
             differences.add(expected[counts], found[counts])
     return differences
+
+
+@torch.inference_mode()
+def latency_ms(outputs: Outputs, task: Task, length: int) -> float:
+    """Milliseconds that one row of this length takes, without padding: the median of `TIMED_RUNS`.
+
+    Args:
+        outputs: computes them of a batch; a file's, from `_open`, or a graph's module.
+        task: makes the row.
+    """
+    batch = task.dummy_batch(1, length)
+    for _ in range(WARM_UP_RUNS):
+        outputs(batch)
+    seconds = []
+    for _ in range(TIMED_RUNS):
+        started_at = time.perf_counter()
+        outputs(batch)
+        seconds.append(time.perf_counter() - started_at)
+    return 1000.0 * statistics.median(seconds)
 
 
 def _latencies(outputs: Outputs, task: Task) -> dict[str, float]:
     """By the names of `compressed/report.json`; lengths that the model was made for."""
     lengths = [length for length in LENGTHS if length <= task.config.max_seq_len]
     return {f"latency_ms_1x{length}": latency_ms(outputs, task, length) for length in lengths}
-
-
-def _quick_settings(config: Config, task: ExportableTask) -> Config:
-    """Settings for evaluating what is quick, and the same whatever the run was validated on."""
-    return config.with_values(bertscore_samples=0, validation_size=None, **task.export_settings)
 
 
 def _described(graph: Graph) -> list[dict[str, Any]]:

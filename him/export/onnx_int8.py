@@ -19,29 +19,18 @@ LEAST_TABLE = 1024  # elements of a table that is worth it
 
 
 def quantize_file(source: Path, target: Path) -> None:
-    """Writes the int8 form of an ONNX file.
+    """Writes the int8 form of an ONNX file of float32 to `target`.
 
     The weights of products are rounded to 7 bits, because processors without VNNI instructions add up pairs of 8-bit
     products in 16 bits, which may overflow; F1 is the same.
-
-    Args:
-        source: of float32.
-        target: the file to write.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
     transposed = _fold_transposes(model.graph)
-    quantize_dynamic(
-        model,
-        target,
-        PRODUCTS,
-        per_channel=True,
-        reduce_range=True,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=_small_products(model.graph),
-    )
+    settings = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8}
+    quantize_dynamic(model, target, PRODUCTS, nodes_to_exclude=_small_products(model.graph), **settings)
     model = onnx.load(target)
     _quantize_tables(model.graph, transposed)
     onnx.checker.check_model(model)
@@ -51,8 +40,7 @@ def quantize_file(source: Path, target: Path) -> None:
 def _fold_transposes(graph: Any) -> dict[str, str]:
     """Puts transposed weights in the place of Transpose nodes, because the quantizer takes constants only.
 
-    Returns:
-        Their names by those of the weights.
+    Returns their names by those of the weights.
     """
     from onnx import numpy_helper
 

@@ -13,8 +13,6 @@ Which class computes what HIM computes depends on where the norms are, on how po
 # L length   V vocabulary   D embed_dim   H heads   K width of one head   E = H * K
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -34,9 +32,7 @@ def stock_class(stock: type[StockExport] | StockExport, config: Config) -> Stock
     Raises:
         ConfigError: there is none; says all that is in the way, and the flags that avoid it.
     """
-    obstacles = []
-    if config.conv_kernel_size:
-        obstacles.append("a convolution (--conv_kernel_size 0)")
+    obstacles = ["a convolution (--conv_kernel_size 0)"] if config.conv_kernel_size else []
     obstacles += stock.obstacles(config)
     if set(config.layer_heads) - {config.num_heads} or len(set(config.layer_feedforward)) > 1:
         obstacles.append("unequal layers (--stage trained)")
@@ -100,27 +96,20 @@ def _embeddings(config: Config, embedding: InputEmbedding, pad_id: int) -> dict[
 
 
 def _layer(block: EncoderBlock, interleave: bool) -> dict[str, Tensor]:
-    found = {
+    norms = ("attention", "intermediate") if block.norm_first else ("attention.output", "output")
+    return {
         **_projections(block.attention, interleave),
         **_named("attention.output.dense", block.attention.output),
         **_named("intermediate.dense", block.feed_forward.expand),
         **_named("output.dense", block.feed_forward.contract),
+        **_named(f"{norms[0]}.LayerNorm", block.attention_norm),
+        **_named(f"{norms[1]}.LayerNorm", block.feed_forward_norm),
     }
-    attention_norm, feed_forward_norm = (
-        ("attention.LayerNorm", "intermediate.LayerNorm")
-        if block.norm_first
-        else ("attention.output.LayerNorm", "output.LayerNorm")
-    )
-    return found | _named(attention_norm, block.attention_norm) | _named(feed_forward_norm, block.feed_forward_norm)
 
 
 def _projections(attention: SelfAttention, interleave: bool) -> dict[str, Tensor]:
-    """Queries, keys and values apart.
-
-    Args:
-        attention: with one Linear for all of them.
-        interleave: whether pairs that are turned together, k and k + K/2 here, shall be neighbours.
-    """
+    """Queries, keys and values apart; with `interleave`, pairs that are turned together, k and k + K/2 here, become
+    neighbours."""
     found = {}
     for kind in ("weight", "bias"):
         joint = getattr(attention.query_key_value, kind)
@@ -139,5 +128,5 @@ def _sinusoids(config: Config, like: Tensor) -> Tensor:
     return torch.cat((tables.sin_LE[:, width // 2 : width], tables.cos_LE[:, : width // 2]), dim=1)
 
 
-def _named(name: str, module: nn.Module) -> Mapping[str, Tensor]:
+def _named(name: str, module: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.weight": module.weight, f"{name}.bias": module.bias}

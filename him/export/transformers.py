@@ -15,12 +15,10 @@ import torch
 from tokenizers import processors
 from torch import nn
 
-from him.core.errors import CheckpointError, ConfigError
+from him.core.errors import CheckpointError
 from him.core.files import write_folder, write_json
-from him.export.differences import Differences
-from him.export.folders import check_floats, check_packages, quiet, size_mb, write_report
+from him.export.folders import REPORT, Differences, check_packages, exportable, quiet
 from him.export.stock_weights import stock_class, stock_settings, stock_weights
-from him.tasks.base import ExportableTask
 from him.tasks.exporting import StockExport
 from him.text.tokenizer import CLS, MASK, PAD, SEP, UNK, special_id
 from him.workflows.predict import Predictor
@@ -43,10 +41,7 @@ def export_transformers(predictor: Predictor, output: Path, stage: str = "traine
         ConfigError: no stock class computes what this model does; names each obstacle. Or the model is int8.
         CheckpointError: the class computes something else, or its tokenizer gives other ids.
     """
-    check_floats(predictor.model)
-    task, model = predictor.task, predictor.model
-    if not isinstance(task, ExportableTask):
-        raise ConfigError(f"--task_type {task.name} cannot be exported; train another task")
+    task, model = exportable(predictor), predictor.model
     stock = task.stock_export()
     chosen = stock_class(stock, predictor.config)
     check_packages(("transformers",), "--format transformers")
@@ -71,8 +66,9 @@ def export_transformers(predictor: Predictor, output: Path, stage: str = "traine
             _check_ids(stock, tokenizer)
         assert type(opened) is made_class
         differences.check(chosen.name)
-        report.update(file_mb=size_mb(folder / "model.safetensors"), **differences.to_dict())
-        write_report(folder, report)
+        size = (folder / "model.safetensors").stat().st_size
+        report.update(file_mb=size / 1e6, **differences.to_dict())
+        write_json(folder / REPORT, report)
 
     write_folder(output, fill)
     return report
@@ -116,11 +112,7 @@ def _compared(stock: StockExport, model: nn.Module, opened: nn.Module) -> Differ
 
 
 def _check_ids(stock: StockExport, tokenizer: Any) -> None:
-    """Sees to it that the saved tokenizer gives what the model was trained on.
-
-    Raises:
-        CheckpointError: it does not.
-    """
+    """Raises CheckpointError if the saved tokenizer does not give what the model was trained on."""
     texts, expected = stock.example()
     found = tokenizer(*texts)
     if any(found[name] != ids for name, ids in expected.items()):

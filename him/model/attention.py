@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from him.model.cpu_kernels import few_rows_product
-from him.model.dropout import Dropout
+from him.model.cpu_kernels import Dropout, few_rows_product
 from him.model.kv_cache import LayerCache
 
 # What a forbidden position is given before the softmax: its weight becomes exactly 0, and a row without any allowed

@@ -64,15 +64,13 @@ def cross_entropy_of(
 
     Args:
         project: makes logits (C, V) of (C, D).
-        hidden_ND, targets_N: see `cross_entropy_sum`.
     """
     loss, num_correct = (torch.zeros((), device=hidden_ND.device) for _ in range(2))
     for hidden_CD, targets_C in zip(hidden_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
         logits_CV = project(hidden_CD).float()
         loss += F.cross_entropy(logits_CV, targets_C, reduction="sum")
-        num_correct += _num_correct(
-            logits_CV, logits_CV.gather(1, targets_C[:, None]), logits_CV.amax(dim=1, keepdim=True)
-        )
+        highest_C1 = logits_CV.amax(dim=1, keepdim=True)
+        num_correct += _num_correct(logits_CV, logits_CV.gather(1, targets_C[:, None]), highest_C1)
     return loss, num_correct
 
 
@@ -94,8 +92,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         soft: SoftTargets | None,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        device_type = hidden_ND.device.type
-        with torch.autocast(device_type, enabled=False):
+        of_labels = 1.0 if soft is None else 1.0 - soft.share
+        with torch.autocast(hidden_ND.device.type, enabled=False):
             weight_cast_VD, bias_cast_V = weight_VD.to(hidden_ND.dtype), bias_V.to(hidden_ND.dtype)
             loss = hidden_ND.new_zeros((), dtype=torch.float32)
             num_correct = torch.zeros((), device=hidden_ND.device)
@@ -116,12 +114,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 sums_C1 = exponentials_CV.sum(dim=1, keepdim=True)
                 wanted_C1 = (1.0 - label_smoothing) * at_target_C1 + label_smoothing * mean_C1
                 loss_of_labels = (sums_C1.log() + highest_C1 - wanted_C1).sum()
-                if soft is None:
-                    loss += loss_of_labels
-                else:
-                    loss += (1.0 - soft.share) * loss_of_labels + soft.share * divergence
+                loss += loss_of_labels if soft is None else of_labels * loss_of_labels + soft.share * divergence
                 if with_gradient:
-                    of_labels = 1.0 if soft is None else 1.0 - soft.share
                     gradient_CV = exponentials_CV.div_(sums_C1)
                     if label_smoothing:
                         gradient_CV.sub_(of_labels * label_smoothing / len(bias_V))
@@ -141,15 +135,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_loss: Tensor, of_correct: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden_ND, of_weight_VD, of_bias_V = ctx.saved_tensors
-        return (
-            of_hidden_ND * of_loss,  # stays in its type; the scalar, rounded to bf16, would be off by up to 0.4 %
-            of_weight_VD * of_loss,
-            of_bias_V * of_loss,
-            None,
-            None,
-            None,
-            None,
-        )
+        # The gradients stay in their type; the scalar, rounded to bf16, would be off by up to 0.4 %.
+        return of_hidden_ND * of_loss, of_weight_VD * of_loss, of_bias_V * of_loss, None, None, None, None
 
 
 def _teacher_targets(soft: SoftTargets, rows: slice, logits_CV: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from him.model.dropout import Dropout
+from him.model.cpu_kernels import Dropout
 
 
 class LexicalEmbedding(nn.Module):
@@ -100,12 +100,7 @@ class EmbeddingShape:
 
 
 class InputEmbedding(nn.Module):
-    """Sum of token, segment, optional position and optional lexical embeddings; then LayerNorm and dropout.
-
-    Args:
-        shape: sizes and dropout.
-        lexical: the lexical inputs, or None.
-    """
+    """Sum of token, segment, optional position and optional lexical embeddings; then LayerNorm and dropout."""
 
     def __init__(self, shape: EmbeddingShape, lexical: LexicalEmbedding | None = None) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from him.model.attention import RotaryTables, SelfAttention, attention_bias, rotary_tables
 from him.model.convolution import DepthwiseConvolution
-from him.model.dropout import Dropout
+from him.model.cpu_kernels import Dropout
 from him.model.kv_cache import DecodingCache, LayerCache
 
 
@@ -123,9 +123,7 @@ class EncoderBlock(nn.Module):
     norm_first=False: norm(x + f(x)), Vaswani et al. 2017 (arXiv:1706.03762), section 3.1.
     norm_first=True:  x + f(norm(x)), Xiong et al. 2020 (arXiv:2002.04745), figure 1b; Encoder adds the final norm.
 
-    Args:
-        shape: of the encoder.
-        num_heads, dim_feedforward: H and F of this block.
+    H and F are those of this block.
     """
 
     def __init__(self, shape: EncoderShape, num_heads: int, dim_feedforward: int) -> None:

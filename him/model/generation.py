@@ -122,7 +122,6 @@ def generate(
         model: in evaluation mode.
         prompts: B lists of ids, none empty; each gets the same text alone and beside others, but for rounding and
             for the draws of sampling.
-        decoder: how tokens are chosen.
         steps_type: how log-probabilities are computed.
 
     Returns:

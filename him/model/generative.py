@@ -17,11 +17,7 @@ from him.model.kv_cache import DecodingCache
 
 @dataclass
 class Decoding:
-    """Where a generation stands; models add what they need beside the cache.
-
-    Attributes:
-        cache: of all layers.
-    """
+    """Where a generation stands; models add what they need beside the cache of all layers."""
 
     cache: DecodingCache
 
@@ -34,7 +30,6 @@ class GenerativeModel(nn.Module, ABC):
     """Embedding, encoder, and an output layer that is the token embedding (Press and Wolf 2016, arXiv:1608.05859).
 
     Args:
-        embedding: of tokens.
         encoder: with causal convolutions.
         context_length: tokens that a prompt and its continuation may have together before the beginning of the prompt
             has to be let go; None where the task sees to it that there are never too many.

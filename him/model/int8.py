@@ -33,12 +33,7 @@ def quantized_rows(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8Weight(nn.Module):
-    """A matrix (N, K) in int8 with a scale for each row, and the product with it.
-
-    Attributes:
-        weight: int8 (N, K).
-        scale: float32 (N,).
-    """
+    """A matrix `weight` (N, K) in int8 with a float32 `scale` (N,) for its rows, and the product with it."""
 
     def __init__(self, num_rows: int, num_columns: int) -> None:
         super().__init__()
@@ -53,13 +48,7 @@ class Int8Weight(nn.Module):
         self.scale.copy_(scale)
 
     def pack(self, bias_N: Tensor | None, backend: str | None, bf16: bool) -> None:
-        """Gets ready for products.
-
-        Args:
-            bias_N: what `product` will add.
-            backend: whose kernels to use; None: floats, for machines without any.
-            bf16: whether inputs will be bf16.
-        """
+        """Gets ready for products; see `choose_product`."""
         self._product = choose_product(self.weight, self.scale, bias_N, backend, bf16)
 
     def product(self, x: Tensor, bias_N: Tensor | None) -> Tensor:

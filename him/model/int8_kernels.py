@@ -7,8 +7,8 @@ only file that names such operators, and a test names the version they were trie
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -32,10 +32,8 @@ OFFSET = 128  # of activations: CPUs without AMX multiply unsigned by signed byt
 LEAST_RANGE = 1e-8  # of activations, so that a tensor of zeros has a scale
 
 
-class Product(Protocol):
-    """x @ weight.T + bias, (..., N) in the type of x; the bias is the one that the kernel was chosen with."""
-
-    def __call__(self, x: Tensor, bias_N: Tensor | None) -> Tensor: ...
+# x and bias to x @ weight.T + bias, (..., N) in the type of x; the bias is the one that the kernel was chosen with.
+Product = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def choose_product(
@@ -50,15 +48,13 @@ def choose_product(
         backend: one of `BACKENDS`; None: floats, for machines without any.
         bf16: whether inputs will be bf16.
     """
-    if backend is None:
-        return FloatProduct((weight_NK * scale_N[:, None]).to(torch.bfloat16 if bf16 else torch.float32))
     product: Product
-    if not bf16 or backend != "onednn":
-        product = DynamicProduct.of(weight_NK, scale_N, bias_N)
-    elif is_faster_in_int8(*weight_NK.shape):
-        product = OffsetProduct.of(weight_NK, scale_N)
+    if backend is not None and not (bf16 and backend == "onednn"):
+        product = DynamicProduct(weight_NK, scale_N, bias_N)
+    elif backend is not None and is_faster_in_int8(*weight_NK.shape):
+        product = OffsetProduct(weight_NK, scale_N)
     else:
-        product = FloatProduct((weight_NK * scale_N[:, None]).bfloat16())
+        product = FloatProduct((weight_NK * scale_N[:, None]).to(torch.bfloat16 if bf16 else torch.float32))
     if backend == "onednn" and weight_NK.shape[1] % WHOLE_VECTORS == 0:
         return FewRowsProduct(weight_NK, scale_N.bfloat16(), of_many=product)
     return product
@@ -74,37 +70,27 @@ class FloatProduct:
         return F.linear(x, self.floats_NK, bias_N)
 
 
-@dataclass(frozen=True, eq=False)
 class DynamicProduct:
     """With activations that are rounded to 8 bits between their least and largest; the sums are float32."""
 
-    packed: Any
-
-    @classmethod
-    def of(cls, weight_NK: Tensor, scale_N: Tensor, bias_N: Tensor | None) -> "DynamicProduct":
+    def __init__(self, weight_NK: Tensor, scale_N: Tensor, bias_N: Tensor | None) -> None:
         zeros_N = torch.zeros(len(scale_N), dtype=torch.long)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that such tensors will go; the kernels take nothing else
             weight = torch._make_per_channel_quantized_tensor(weight_NK, scale_N, zeros_N, 0)
-        return cls(torch.ops.quantized.linear_prepack(weight, bias_N))
+        self.packed = torch.ops.quantized.linear_prepack(weight, bias_N)
 
     def __call__(self, x: Tensor, bias_N: Tensor | None) -> Tensor:
         found = torch.ops.quantized.linear_dynamic(x.float(), self.packed, reduce_range=_overflows())
         return found.to(x.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class OffsetProduct:
     """From bf16 to bf16, with 8-bit activations that are symmetric around 0 and stored with `OFFSET` added."""
 
-    packed: Tensor
-    scale_N: Tensor
-    zeros_N: Tensor
-
-    @classmethod
-    def of(cls, weight_NK: Tensor, scale_N: Tensor) -> "OffsetProduct":
-        zeros_N = torch.zeros(len(scale_N), dtype=torch.int32)
-        return cls(torch.ops.onednn.qlinear_prepack(weight_NK, None), scale_N, zeros_N)
+    def __init__(self, weight_NK: Tensor, scale_N: Tensor) -> None:
+        self.packed, self.scale_N = torch.ops.onednn.qlinear_prepack(weight_NK, None), scale_N
+        self.zeros_N = torch.zeros(len(scale_N), dtype=torch.int32)
 
     def __call__(self, x: Tensor, bias_N: Tensor | None) -> Tensor:
         dtype, x = x.dtype, x.bfloat16()

@@ -1,1 +1,1 @@
-"""Training: the loop (trainer), what it minimizes (objective, distillation, masks), and what keeps it going."""
+"""Training: the loop (trainer), what it minimizes (objective), and what keeps it going."""

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -9,40 +11,30 @@ from him.config import Config
 from him.core.errors import CheckpointError
 from him.core.files import CannotWrite, quarantine, remove_leftovers, verify_folder
 from him.runs.checkpoint import Checkpoints, put_weights, save_model
-from him.runs.folder import RunFolder
 from him.tasks.base import LOWER_IS_BETTER, Evaluation, Task
 from him.training.loop_state import LoopState
 from him.training.progress import Progress
 
 
+@dataclass(eq=False)
 class BestModel:
     """Best model: the one with the best value of the task's metric so far, in the folder `best`; the first of equals.
 
-    Args:
-        folder: of the run.
-        task, config: saved with it.
-        loop: where the loop stands; holds the best value and its step.
-        progress: tells the user.
+    The task and the config are saved with it; `loop` holds the best value and its step.
     """
 
-    def __init__(self, folder: RunFolder, task: Task, config: Config, loop: LoopState, progress: Progress) -> None:
-        self.folder = folder.best
-        self.task = task
-        self.config = config
-        self.loop = loop
-        self.progress = progress
-        self._waiting: tuple[nn.Module, dict[str, float]] | None = None  # for room on the disk
+    folder: Path
+    task: Task
+    config: Config
+    loop: LoopState
+    progress: Progress
+    _waiting: tuple[nn.Module, dict[str, float]] | None = None  # for room on the disk
 
     def consider(self, model: nn.Module, evaluation: Evaluation, epoch: float) -> bool:
-        """Writes a model if it is the best so far; keeps a copy where there is no room.
+        """Writes an evaluated model if it is the best so far, and returns whether; keeps a copy where there is no room.
 
         Args:
-            model: with the weights that were evaluated.
-            evaluation: of it.
             epoch: epochs done, fractions included.
-
-        Returns:
-            Whether it is.
 
         Raises:
             NotFinite: one of its weights is not.
@@ -75,19 +67,16 @@ class BestModel:
         """
         if self._waiting is None:
             return
-        (model, metrics), self._waiting = self._waiting, None
+        waiting, self._waiting = self._waiting, None
+        model, metrics = waiting
         try:
             save_model(self.folder, self.config, model, self.task, metrics)
         except CannotWrite:
-            self._waiting = (model, metrics)
+            self._waiting = waiting
             raise
 
     def restore(self, model: nn.Module, checkpoints: Checkpoints) -> None:
-        """Finds the best model whole, or makes it again from its checkpoint.
-
-        Args:
-            model: of the run; is not changed.
-            checkpoints: of the run.
+        """Finds the best model whole, or makes it again from its checkpoint; the `model` of the run is not changed.
 
         Raises:
             CheckpointError: neither is whole.

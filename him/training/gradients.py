@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,36 +25,22 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
+@dataclass(eq=False)
 class Gradients:
     """Gradient accumulation: forward and backward passes of a batch, cut into micro-batches that fit into memory.
 
     Attributes:
         most_tokens: in a pass, padding included, since memory ran out with more; None if it never did.
-
-    Args:
-        task: with its training data.
-        objective: the loss of a batch.
-        config, compute: how a pass is made.
-        model: whose gradients are accumulated.
         say: prints a line.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        objective: Objective,
-        config: Config,
-        compute: Compute,
-        model: nn.Module,
-        say: Callable[[str], None],
-    ) -> None:
-        self.task = task
-        self.objective = objective
-        self.config = config
-        self.compute = compute
-        self.model = model
-        self.say = say
-        self.most_tokens: int | None = None
+    task: Task
+    objective: Objective
+    config: Config
+    compute: Compute
+    model: nn.Module
+    say: Callable[[str], None]
+    most_tokens: int | None = None
 
     def accumulate(self, examples: np.ndarray, step: int) -> tuple[RunningMean, RunningMean, int]:
         """Leaves the gradients of a batch in the model's parameters.
@@ -137,12 +124,8 @@ class Gradients:
         self.model.zero_grad(set_to_none=True)
 
     def non_finite_source(self, examples: np.ndarray, step: int, loss_is_finite: bool) -> str:
-        """What was the first to be not finite in a step with finite weights; repeats its forward pass, dropout too.
-
-        Args:
-            examples, step: of the step, whose gradients are still there.
-            loss_is_finite: whether its loss was.
-        """
+        """What was the first to be not finite in a step with finite weights, whose gradients are still there; repeats
+        its forward pass, dropout too."""
         torch.manual_seed(step_seed(self.config.seed, step))
         micro_batches = self._micro_batches(examples)
         batches = [self.compute.to_device(self.task.train_batch(part)) for part in micro_batches]

@@ -24,13 +24,10 @@ def build_optimizers(model: nn.Module, config: Config) -> list[torch.optim.Optim
 
 def decay_groups(parameters: Parameters, config: Config) -> list[dict]:
     """Parameter groups with decay on matrices, none on biases and norms; their rate is `--learning_rate`."""
+    matrices, others = [p for _, p in parameters if p.dim() >= 2], [p for _, p in parameters if p.dim() < 2]
     return [
-        {
-            "params": [p for _, p in parameters if p.dim() >= 2],
-            "weight_decay": config.weight_decay,
-            "lr_ratio": 1.0,
-        },
-        {"params": [p for _, p in parameters if p.dim() < 2], "weight_decay": 0.0, "lr_ratio": 1.0},
+        {"params": matrices, "weight_decay": config.weight_decay, "lr_ratio": 1.0},
+        {"params": others, "weight_decay": 0.0, "lr_ratio": 1.0},
     ]
 
 

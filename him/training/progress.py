@@ -25,10 +25,6 @@ class Progress:
         tokens_seen: in them.
 
     Args:
-        folder: of the run.
-        task, config: whose progress it is.
-        budget: steps of an epoch and of the run.
-        loop: where the loop stands.
         goes_on: whether the run was begun before, so that records of a part of it that was lost are dropped.
     """
 
@@ -47,8 +43,6 @@ class Progress:
         self._logged = (0.0, 0)  # train_seconds and tokens_seen at the last record
         self._bar: tqdm | None = None
 
-    # -- on the screen -------------------------------------------------------------------------------------------------
-
     def say(self, line: str) -> None:
         """Prints a line without tearing the progress bar."""
         tqdm.write(line)
@@ -66,12 +60,7 @@ class Progress:
             self._bar.close()
 
     def say_epoch(self, evaluation: Evaluation, means: dict[str, float]) -> None:
-        """Says how an epoch went.
-
-        Args:
-            evaluation: at its end.
-            means: training loss and accuracy over it.
-        """
+        """Says how an epoch went: the means of training loss and accuracy over it, and the evaluation at its end."""
         before = self.loop.epoch_before or means
         names = [name for name in ("Loss", *self.task.shown_metrics) if name in evaluation.metrics]
         shown = "  ".join(f"{tag(name)} {evaluation.metrics[name]:.4g}" for name in names)
@@ -80,8 +69,6 @@ class Progress:
             f"epoch {epoch}/{self.budget.num_epochs}  loss {before['Loss']:.2f} → {means['Loss']:.2f}  "
             f"accuracy {100 * before['Accuracy']:.1f} % → {100 * means['Accuracy']:.1f} %  {shown}"
         )
-
-    # -- records -------------------------------------------------------------------------------------------------------
 
     def count_step(self, gradient_norm: float, learning_rate: float, num_tokens: int, seconds: float) -> None:
         """Takes a step into account, be it refused or not."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,9 +10,9 @@ from him.config import Config
 from him.core.errors import HimError
 from him.runs.checkpoint import Checkpoint, Checkpoints
 from him.training.gradients import Gradients
+from him.training.loop_state import TrainState
 from him.training.non_finite import first_not_finite
 from him.training.progress import Progress
-from him.training.train_state import TrainState
 
 MOST_REFUSED_IN_A_ROW = 5
 RATE_AFTER_FAULT = 0.5
@@ -21,40 +22,25 @@ class RolledBack(Exception):
     """The run went back to an earlier step."""
 
 
+@dataclass(eq=False)
 class Recovery:
     """Recovery: what a run does about a loss, a gradient, a weight or an optimizer state that is not finite.
 
-    Args:
-        train_state: of the run.
-        gradients: find the non-finite source of a step.
-        checkpoints: to go back to.
-        config: for its advice.
-        progress: tells the user, and drops the records of what is undone.
-        restore: puts a checkpoint into the run.
+    `progress` tells the user, and drops the records of what is undone; `restore` puts a checkpoint into the run.
     """
 
-    def __init__(
-        self,
-        train_state: TrainState,
-        gradients: Gradients,
-        checkpoints: Checkpoints,
-        config: Config,
-        progress: Progress,
-        restore: Callable[[Checkpoint], None],
-    ) -> None:
-        self.train_state = train_state
-        self.gradients = gradients
-        self.checkpoints = checkpoints
-        self.config = config
-        self.progress = progress
-        self.restore = restore
+    train_state: TrainState
+    gradients: Gradients
+    checkpoints: Checkpoints
+    config: Config
+    progress: Progress
+    restore: Callable[[Checkpoint], None]
 
     def handle_non_finite(self, examples: np.ndarray, loss: float, gradient_norm: float) -> None:
         """Names the non-finite source of a step, whose update is not made; if that does not help, the run goes back.
 
         Args:
             examples: (B,) of the step, whose gradients are still there.
-            loss, gradient_norm: of the step.
 
         Raises:
             RolledBack: the run is at an earlier step now.

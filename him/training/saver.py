@@ -1,6 +1,7 @@
 """Checkpoint saver: when a checkpoint is due, and how a run goes on where the disk has no room for one."""
 
 import time
+from dataclasses import dataclass, field
 
 from him.config import Config
 from him.core.files import CannotWrite
@@ -13,37 +14,23 @@ from him.training.schedule import StepBudget
 TRY_AGAIN_EVERY_STEPS = 10  # where there was no room
 
 
+@dataclass(eq=False)
 class Saver:
     """Checkpoint saver of a run: writes them with what has to be on the disk beside them: records and the best model.
 
     Attributes:
-        waits_for_room: whether the last attempt found none.
-
-    Args:
-        checkpoints: of the run.
         best_model, progress: written first.
-        config: how often.
-        budget: steps of an epoch and of the run.
-        loop: where the loop stands.
+        waits_for_room: whether the last attempt found none.
     """
 
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        best_model: BestModel,
-        progress: Progress,
-        config: Config,
-        budget: StepBudget,
-        loop: LoopState,
-    ) -> None:
-        self.checkpoints = checkpoints
-        self.best_model = best_model
-        self.progress = progress
-        self.config = config
-        self.budget = budget
-        self.loop = loop
-        self.waits_for_room = False
-        self._saved_at = time.monotonic()
+    checkpoints: Checkpoints
+    best_model: BestModel
+    progress: Progress
+    config: Config
+    budget: StepBudget
+    loop: LoopState
+    waits_for_room: bool = field(default=False, init=False)
+    _saved_at: float = field(default_factory=time.monotonic, init=False)
 
     def is_due(self) -> bool:
         """At the end of an epoch, at a new best model, and after so many steps or minutes."""

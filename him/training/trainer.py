@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -18,16 +19,24 @@ from him.runs.folder import RunFolder
 from him.tasks.base import AttentionTask, Evaluation, Task
 from him.training.best_model import BestModel
 from him.training.gradients import Gradients
+from him.training.loop_state import TrainState
 from him.training.objective import Objective
 from him.training.observers import Observer, Update
 from him.training.progress import Progress
 from him.training.recovery import Recovery, RolledBack
 from him.training.saver import Saver
 from him.training.schedule import StepBudget, lr_at
-from him.training.session import Interrupted, session
-from him.training.train_state import TrainState
 
 LOG_EVERY_STEPS = 10
+
+
+class Interrupted(Exception):
+    """A signal, by its number, ended the run in `folder` after a step; its checkpoint is saved."""
+
+    def __init__(self, signal: int, folder: Path) -> None:
+        super().__init__(f"{folder}: stopped by signal {signal}")
+        self.signal = signal
+        self.folder = folder
 
 
 class Trainer:
@@ -40,9 +49,7 @@ class Trainer:
 
     Args:
         task: what is learned, with its data.
-        config: all settings.
         folder: of the run; exists. If it has records and there is no checkpoint, the run was killed before its first.
-        compute: device and precision.
         model: to be trained, on its device.
         checkpoint: to go on from, or None.
         objective: the training loss; the task's own by default.
@@ -81,7 +88,7 @@ class Trainer:
         self.gradients = Gradients(task, self.objective, config, compute, model, self.progress.say)
         self.gradients.most_tokens = self.state.most_tokens
         self.checkpoints = Checkpoints(folder.checkpoints, config.keep_checkpoints)
-        self.best_model = BestModel(folder, task, config, self.state, self.progress)
+        self.best_model = BestModel(folder.best, task, config, self.state, self.progress)
         self.saver = Saver(self.checkpoints, self.best_model, self.progress, config, self.budget, self.state)
         self.recovery = Recovery(
             self.train_state, self.gradients, self.checkpoints, config, self.progress, self._restore
@@ -89,9 +96,6 @@ class Trainer:
         self.signals = SignalListener()
         self.batches: list[np.ndarray] = []
 
-    # -- the loop ------------------------------------------------------------------------------------------------------
-
-    @session
     def fit(self, until: int | None = None) -> None:
         """Trains to the end.
 
@@ -102,16 +106,34 @@ class Trainer:
             Interrupted: a signal came; the run is saved.
             HimError: the loss is not finite any more, memory or space is short.
         """
-        self._begin()
-        while self._goes_on(until):
-            if not self.state.evaluation_due and not self._make_step():
-                continue  # at an earlier step now
-            if self.state.evaluation_due:
-                self._make_evaluation()
-            if self.saver.is_due() or self.signals.signal:
+        with self._session():
+            self._begin()
+            while self._goes_on(until):
+                if not self.state.evaluation_due and not self._make_step():
+                    continue  # at an earlier step now
+                if self.state.evaluation_due:
+                    self._make_evaluation()
+                if self.saver.is_due() or self.signals.signal:
+                    self.save()
+                if self.signals.signal:
+                    raise Interrupted(self.signals.signal, self.folder.path)
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        """While entered, a signal is remembered in `signals` instead of ending the process; after it, what still waits
+        for room on the disk is saved for the last time. In any case the records are closed.
+
+        Raises:
+            CannotWrite: there is no room for the best model.
+        """
+        try:
+            with SignalListener() as self.signals:
+                yield
+            if self.saver.waits_for_room:
                 self.save()
-            if self.signals.signal:
-                raise Interrupted(self.signals.signal, self.folder.path)
+            self.saver.finish()
+        finally:
+            self.progress.close_records()
 
     def _begin(self) -> None:
         """Shows a lack of memory or of room now, and not after hours."""
@@ -125,23 +147,9 @@ class Trainer:
         last_step = self.max_steps if until is None else min(until, self.max_steps)
         return self.state.evaluation_due or (self.state.step < last_step and not self.state.stopped_early)
 
-    def finish(self) -> None:
-        """Saves what still waits for room, for the last time.
-
-        Raises:
-            CannotWrite: there is none for the best model.
-        """
-        if self.saver.waits_for_room:
-            self.save()
-        self.saver.finish()
-
     def due(self, every: int | None) -> bool:
         """Whether the step is a multiple of `every`."""
         return every is not None and self.state.step % every == 0
-
-    def at_epoch_end(self) -> bool:
-        """Whether the step was the last of an epoch or of the run."""
-        return self.budget.is_epoch_end(self.state.step)
 
     def start_epoch(self) -> None:
         """Orders the examples of the epoch that the step is in, and opens its progress bar."""
@@ -158,8 +166,6 @@ class Trainer:
         )
         self.progress.open_bar()
 
-    # -- a step --------------------------------------------------------------------------------------------------------
-
     def _make_step(self) -> bool:
         """A step with its record; False if the run went back instead."""
         try:
@@ -168,9 +174,9 @@ class Trainer:
             self.start_epoch()
             return False
         self.state.step += 1
-        if self.due(LOG_EVERY_STEPS) or self.at_epoch_end():
+        if self.due(LOG_EVERY_STEPS) or self.budget.is_epoch_end(self.state.step):
             self.progress.record_training()
-        self.state.evaluation_due = self.at_epoch_end() or self.due(self.config.eval_every_steps)
+        self.state.evaluation_due = self.budget.is_epoch_end(self.state.step) or self.due(self.config.eval_every_steps)
         return True
 
     def train_step(self) -> None:
@@ -203,12 +209,10 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self.progress.count_step(gradient_norm, learning_rate, num_tokens, time.perf_counter() - started_at)
 
-    # -- an evaluation -------------------------------------------------------------------------------------------------
-
     def _make_evaluation(self) -> None:
         """The evaluation that is due; a signal puts it off, to after the resume."""
         try:
-            if self.at_epoch_end():
+            if self.budget.is_epoch_end(self.state.step):
                 self.end_epoch()
             else:
                 self.evaluate()
@@ -255,8 +259,6 @@ class Trainer:
                 observer.after_evaluation(self.state.step, evaluation, is_best)
         return evaluation
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
     def save(self) -> None:
         """Writes a checkpoint that a resumed run goes on from, bit for bit; see `Saver.save`."""
         try:
@@ -271,16 +273,15 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """All that the run needs to go on from here."""
-        return self.train_state.to_checkpoint(
-            {
-                "step": self.state.step,
-                "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
-                "machine": describe_environment(self.compute),
-                "config": self.config.to_dict(),
-                "data": self.objective.data_digest(),
-                "validation": self.task.validation_digest,
-            }
-        )
+        plain = {
+            "step": self.state.step,
+            "loop": {**self.state.to_dict(), "most_tokens": self.gradients.most_tokens},
+            "machine": describe_environment(self.compute),
+            "config": self.config.to_dict(),
+            "data": self.objective.data_digest(),
+            "validation": self.task.validation_digest,
+        }
+        return self.train_state.to_checkpoint(plain)
 
     def restore_best(self) -> None:
         """Finds the best model whole, or makes it again from its checkpoint; see `BestModel.restore`."""

@@ -9,8 +9,7 @@ from him.model.embeddings import hold_in_bf16
 from him.runs.folder import ModelFolder
 from him.runs.models import find_model, load_stage
 from him.tasks.base import DistillableTask, Task
-from him.training.distillation import Distillation
-from him.training.objective import Objective
+from him.training.objective import Distillation, Objective
 
 
 def teacher_folder(config: Config) -> Path | None:

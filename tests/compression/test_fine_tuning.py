@@ -11,9 +11,7 @@ from him.compression import fine_tuning
 from him.compression.pruning import magnitude_masks
 from him.config import Config
 from him.tasks import task_class
-from him.training.distillation import Distillation, objective_with_teacher
-from him.training.masks import WeightMasks
-from him.training.objective import Objective
+from him.training.objective import Distillation, Objective, WeightMasks, objective_with_teacher
 from him.workflows.compress import compress_run
 from tests.compression.tiny import IN_FP32, TASKS, compressed_run, loaded, new_model, random_batch, stage_of, tensors_of
 from tests.small_runs import records

@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import him.export.differences
+import him.export.folders
 import him.export.onnx
 from him.core.errors import CheckpointError, ConfigError
 from him.data.sample import squad_sample, summarization_sample, text_sample
@@ -288,7 +288,7 @@ def test_models_that_are_too_large(tmp_path, monkeypatch):
 
 
 def test_nan_is_a_difference():
-    differences = him.export.differences.Differences()
+    differences = him.export.folders.Differences()
     differences.add(torch.ones(2), torch.tensor([1.0, float("nan")]))
     differences.add(torch.ones(2), torch.ones(2))
     with pytest.raises(CheckpointError, match="model: its outputs differ from the trained model's by nan"):

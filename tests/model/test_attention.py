@@ -20,7 +20,7 @@ from him.model.attention import (
     explicit_attention,
     rotary_tables,
 )
-from him.model.dropout import Dropout
+from him.model.cpu_kernels import Dropout
 
 B, L, H, K = 3, 9, 2, 8
 D = H * K

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from him.model.dropout import Dropout
+from him.model.cpu_kernels import Dropout
 
 
 def dropped(x, p, seed=0):

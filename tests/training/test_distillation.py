@@ -16,9 +16,7 @@ from him.core.errors import ConfigError
 from him.data.cache import content_digest
 from him.runs.checkpoint import Checkpoints
 from him.tasks.base import DistillableTask, LossSums
-from him.training.distillation import Distillation, objective_with_teacher
-from him.training.masks import WeightMasks
-from him.training.objective import Objective
+from him.training.objective import Distillation, Objective, WeightMasks, objective_with_teacher
 from him.workflows.resume import resume
 from him.workflows.teacher import build_objective
 from him.workflows.train import train

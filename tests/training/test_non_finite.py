@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from him.training.non_finite import all_finite, find_non_finite_source, first_not_finite
+from him.training.non_finite import SMALL, all_finite, find_non_finite_source, first_not_finite
 
 BAD = (math.nan, math.inf, -math.inf)
 
@@ -27,10 +27,13 @@ def test_first_not_finite_is_the_first_by_order(value):
 
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("place", [0, 500, 999])
-def test_all_finite_sees_one_bad_number(value, place):
-    tensors = [torch.ones(10), torch.ones(1000)]
+@pytest.mark.parametrize("bad", range(4))
+def test_all_finite_sees_one_bad_number(value, place, bad):
+    """Small tensors, which are joined, of several types, and a large one."""
+    shapes = {(10,): torch.float64, (50, 20): torch.float32, (): torch.bfloat16, (SMALL, 2): torch.float32}
+    tensors = [torch.ones(shape, dtype=dtype) for shape, dtype in shapes.items()]
     assert all_finite(tensors)
-    tensors[1][place] = value
+    tensors[bad].view(-1)[place % tensors[bad].numel()] = value
     assert not all_finite(tensors)
 
 
