@@ -20,8 +20,7 @@ def fine_tune(stages: Stages) -> dict[str, float]:
 
     The usual trainer in a folder of its own, which goes on from its last checkpoint; the pruned model is its epoch 0.
 
-    Raises:
-        Interrupted: a signal ended it.
+    Raises Interrupted: a signal ended it.
     """
     folder = stages.part.fine_tuning
     pruned = stages.task_of(PRUNED)

@@ -65,11 +65,7 @@ class Progress:
         write_json(self.part.progress, {"settings": self.settings, "metrics": self.metrics})
 
     def once(self, stage: str, work: Callable[[], dict[str, float]]) -> None:
-        """Does a stage, unless it is done, and notes the metrics that `work` returns.
-
-        Raises:
-            Stopped: a signal came.
-        """
+        """Does a stage, unless it is done, and notes the metrics that `work` returns. Raises Stopped: a signal came."""
         raise_if_stopped()
         if stage in self.metrics:
             return

@@ -49,11 +49,7 @@ class Config(*SECTIONS):
         return self._given
 
     def replace(self, **changes: Any) -> "Config":
-        """The same with other values, which count as given.
-
-        Raises:
-            ConfigError: a value is not sound by itself.
-        """
+        """The same with other values, which count as given. Raises ConfigError: a value is not sound by itself."""
         changes = current(changes)
         return self._with(changes, self.given | changes.keys())
 
@@ -91,11 +87,8 @@ class Config(*SECTIONS):
 
     @classmethod
     def load(cls, path: Path) -> "Config":
-        """Reads `config.json`, in whose settings nothing is missing.
-
-        Raises:
-            CheckpointError: it is missing, damaged, or from a version with other settings.
-        """
+        """Reads `config.json`, in whose settings nothing is missing. Raises CheckpointError: it is missing, damaged, or
+        from a version with other settings."""
         try:
             config = cls(**known(json.loads(path.read_text(encoding="utf-8")), str(path)))
             raise_together(conflicts(config))

@@ -71,11 +71,8 @@ def _shape_of(earlier: Config, config: Config) -> dict[str, Any]:
 
 
 def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The settings of a run with some others.
-
-    Raises:
-        ConfigError: a value is not sound, or does not fit to another one.
-    """
+    """The settings of a run with some others. Raises ConfigError: a value is not sound, or does not fit to another
+    one."""
     changed = config.replace(**changes)
     raise_together(conflicts(changed))
     return changed

@@ -118,10 +118,7 @@ class Checkpoints:
 
     def load_newest(self, say: Callable[[str], None] = print) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are quarantined, and `say` is told so. None if there never was one.
-
-        Raises:
-            CheckpointError: all are damaged, or it is of another format.
-        """
+        Raises CheckpointError: all are damaged, or it is of another format."""
         for old in self.folder.glob("step_*.old"):  # killed between the two renames of a save
             remove_leftovers(old.with_suffix(""))
         found = self.list()
@@ -193,11 +190,8 @@ def _is_state(state: Any) -> bool:
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All that the optimizers hold, by parameter name and key; a Python number is a tensor `NAME.KEY.number`.
-
-    Raises:
-        TypeError: one of them holds something else, which would be lost.
-    """
+    """All that the optimizers hold, by parameter name and key; a Python number is a tensor `NAME.KEY.number`. Raises
+    TypeError: one of them holds something else, which would be lost."""
     return {
         f"{name}.{key}{'' if isinstance(value, Tensor) else NUMBER}": _as_tensor(f"{name}.{key}", value)
         for optimizer in optimizers
@@ -262,11 +256,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads safetensors.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
+    """Reads safetensors. Raises CheckpointError: the file is missing or damaged."""
     try:
         return load_file(str(path))
     except (OSError, SafetensorError) as error:
@@ -310,11 +300,8 @@ def save_model(
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Loads `model.safetensors` into a model.
-
-    Raises:
-        CheckpointError: it is missing or damaged, or the model has another shape.
-    """
+    """Loads `model.safetensors` into a model. Raises CheckpointError: it is missing or damaged, or the model has
+    another shape."""
     path = ModelFolder(find_folder(folder)).weights
     put_weights(model, load_tensors(path), f"{path}", "give the model flags of that run")
 

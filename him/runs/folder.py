@@ -240,11 +240,8 @@ class RunFolder:
             raise CheckpointError(f"{flag}{self}: no run there (it has no config.json); name a run, such as runs/NAME")
 
     def check_trained(self) -> None:
-        """Sees to it that the run has a model.
-
-        Raises:
-            CheckpointError: there is no such folder, or no model in it yet.
-        """
+        """Sees to it that the run has a model. Raises CheckpointError: there is no such folder, or no model in it
+        yet."""
         if not self.path.is_dir():
             raise CheckpointError(f"{self}: no such run; name its folder, such as runs/NAME")
         if not ModelFolder(self.find_best()).is_there:
@@ -273,11 +270,8 @@ class RunFolder:
 
     @classmethod
     def for_new_run(cls, config: Config) -> "RunFolder":
-        """Where a new run will be; nothing is written yet.
-
-        Raises:
-            ConfigError: the folder is there already, or cannot be one.
-        """
+        """Where a new run will be; nothing is written yet. Raises ConfigError: the folder is there already, or cannot
+        be one."""
         output = Path(config.output_dir)
         if output.exists() and not output.is_dir():
             raise ConfigError(f"--output_dir {output} is a file; name a folder")
@@ -316,9 +310,6 @@ class RunFolder:
         self.path.mkdir()
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keeps a second process from writing to the run while entered.
-
-        Raises:
-            CheckpointError: another process has it.
-        """
+        """Keeps a second process from writing to the run while entered. Raises CheckpointError: another process has
+        it."""
         return locked(self.path)

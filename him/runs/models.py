@@ -52,11 +52,8 @@ def find_model(flag: str, name: str, task_type: str) -> Path:
 
 
 def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
-    """The model of a folder, float or int8, on its device and ready to be used.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
+    """The model of a folder, float or int8, on its device and ready to be used. Raises CheckpointError: a file is
+    missing or damaged."""
     check_model(folder)
     _check_size(task.config, folder)
     model = task.build_model()

@@ -87,11 +87,8 @@ class MetricWriter:
             self._event(None, summary=summary)
 
     def flush(self, to_disk: bool = False) -> None:
-        """Appends to both files, for other readers; `to_disk` waits until even a power cut leaves it.
-
-        Raises:
-            CannotWrite: there is no space; nothing is lost, and the next call tries again.
-        """
+        """Appends to both files, for other readers; `to_disk` waits until even a power cut leaves it. Raises
+        CannotWrite: there is no space; nothing is lost, and the next call tries again."""
         self._lines.flush(to_disk)
         self._events.flush(to_disk)
 
@@ -104,11 +101,7 @@ class MetricWriter:
 
 
 def read_points(run: RunFolder) -> list[Point]:
-    """All records of a run.
-
-    Raises:
-        CheckpointError: the run has no `metrics.jsonl`, or a line of it is not JSON.
-    """
+    """All records of a run. Raises CheckpointError: the run has no `metrics.jsonl`, or a line of it is not JSON."""
     try:
         records = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
         return [(record["tag"], record["epoch"], record["value"]) for record in records]
@@ -125,11 +118,8 @@ def _next_name(folder: Path) -> str:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keeps the records up to `step`; a last line that broke off goes too. Damaged ones are kept aside.
-
-    Raises:
-        CannotWrite: there is no space.
-    """
+    """Keeps the records up to `step`; a last line that broke off goes too. Damaged ones are kept aside. Raises
+    CannotWrite: there is no space."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     kept, damaged = [], 0
     for number, line in enumerate(lines, start=1):

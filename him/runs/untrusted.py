@@ -19,21 +19,15 @@ OWN = {"cache_dir": tuple(f"{prefix}-*" for prefix in _PREFIXES), "attention_dir
 
 
 def check_files(folder: Path) -> None:
-    """Sees to it that whatever is read in a folder has an end; links to files are fine, as in the hub's cache.
-
-    Raises:
-        CheckpointError: something is neither a file nor a folder.
-    """
+    """Sees to it that whatever is read in a folder has an end; links to files are fine, as in the hub's cache. Raises
+    CheckpointError: something is neither a file nor a folder."""
     for path in sorted(folder.iterdir()):
         _check_kind(path)
 
 
 def check_writable(run: Path) -> None:
-    """Sees to it that writing into a run, and removing what is old, stays in its folder.
-
-    Raises:
-        CheckpointError: a link leads out of it, or something is neither a file nor a folder.
-    """
+    """Sees to it that writing into a run, and removing what is old, stays in its folder. Raises CheckpointError: a link
+    leads out of it, or something is neither a file nor a folder."""
     home = os.path.realpath(run)
     for parent, folders, files in os.walk(home):
         for path in (Path(parent, name) for name in (*folders, *files)):

@@ -15,11 +15,7 @@ from him.runs.untrusted import check_files
 
 
 def initial_folder(config: Config) -> Path | None:
-    """The model folder that `--init_from` names.
-
-    Raises:
-        CheckpointError: it holds no model, or one of another task.
-    """
+    """The model folder that `--init_from` names. Raises CheckpointError: it holds no model, or one of another task."""
     if config.init_from is None:
         return None
     if is_bert(Path(config.init_from)):
@@ -38,10 +34,7 @@ def load_initial(model: nn.Module, config: Config) -> None:
 
 def load_bert(model: nn.Module, folder: Path) -> None:
     """Puts an encoder's weights into a model, exactly; the lexical inputs start at 0, so that they change nothing yet.
-
-    Raises:
-        CheckpointError: a weight is missing or has another shape.
-    """
+    Raises CheckpointError: a weight is missing or has another shape."""
     path = ModelFolder(folder).weights
     found = {name.removeprefix("bert."): tensor for name, tensor in load_tensors(path).items()}
     own = model.state_dict()

@@ -14,11 +14,8 @@ _ALONE = threading.Lock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Keeps a second run from drawing from the same generator in another thread: neither could be repeated.
-
-    Raises:
-        ConfigError: another one trains in this process.
-    """
+    """Keeps a second run from drawing from the same generator in another thread: neither could be repeated. Raises
+    ConfigError: another one trains in this process."""
     if not _ALONE.acquire(blocking=False):
         raise ConfigError("another run trains in this process; train this one after it, or in a process of its own")
     try:

@@ -94,11 +94,8 @@ def _resume(run: RunFolder, changes: dict[str, Any], on_result: OnResult | None,
 
 
 def _changed(before: Config, changes: dict[str, Any]) -> Config:
-    """The run's configuration with the changes that are allowed.
-
-    Raises:
-        ConfigError: a setting would make it another run.
-    """
+    """The run's configuration with the changes that are allowed. Raises ConfigError: a setting would make it another
+    run."""
     after = with_changes(before, changes)
     different = [name for name in changes if getattr(after, name) != getattr(before, name)]
     raise_together(
@@ -115,11 +112,8 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
 
 
 def _check_settings(run: RunFolder, checkpoint: Checkpoint, config: Config) -> None:
-    """Compares the settings in the run's folder with those that the checkpoint was made under.
-
-    Raises:
-        CheckpointError: one that the weights depend on was changed by hand.
-    """
+    """Compares the settings in the run's folder with those that the checkpoint was made under. Raises CheckpointError:
+    one that the weights depend on was changed by hand."""
     then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
     free = MAY_CHANGE | MAY_MOVE
     for name in sorted(MAY_CHANGE):
@@ -135,11 +129,7 @@ def _check_settings(run: RunFolder, checkpoint: Checkpoint, config: Config) -> N
 
 def _check_environment(run: RunFolder, checkpoint: Checkpoint, config: Config, compute: Compute, allowed: bool) -> None:
     """Takes over the number of threads; what else differs from where the checkpoint was made is said, and has to be
-    allowed.
-
-    Raises:
-        CheckpointError: it is not.
-    """
+    allowed. Raises CheckpointError: it is not."""
     before = checkpoint.state["machine"]
     if config.num_threads is None and before["num_threads"] != torch.get_num_threads():
         torch.set_num_threads(before["num_threads"])  # the number of threads changes the bits of every sum

@@ -31,11 +31,7 @@ class Finding:
 
 
 def verify_files(run: Path) -> Iterator[Finding]:
-    """Checksums and finiteness of all checkpoints and models of a run.
-
-    Raises:
-        CheckpointError: there is no run.
-    """
+    """Checksums and finiteness of all checkpoints and models of a run. Raises CheckpointError: there is no run."""
     folder = RunFolder(run)
     folder.check_begun()
     checkpoints = Checkpoints(folder.checkpoints, 1)
@@ -86,8 +82,7 @@ def replay(run: Path) -> Finding:
 
     Nothing is written to the run.
 
-    Raises:
-        HimError: the data are gone or have changed, or this is another machine.
+    Raises HimError: the data are gone or have changed, or this is another machine.
     """
     folder = RunFolder(run)
     checkpoints = Checkpoints(folder.checkpoints, 1)
