@@ -69,7 +69,7 @@ def named_task(arguments: Sequence[str]) -> str | None:
 
 def flag_names(each: dataclasses.Field) -> list[str]:
     """The flag of a field, then its aliases."""
-    return [f"--{name}" for name in (each.name, *each.metadata.get("aliases", ()))]
+    return [f"--{name}" for name in (each.name, *each.metadata["aliases"])]
 
 
 def flag_default(name: str, task: str | None = None) -> str:

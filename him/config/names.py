@@ -13,7 +13,7 @@ from him.core.errors import ConfigError
 # Every name that a setting may be given by, aliases included, and the setting that it stands for: the one map of
 # renamed keys.
 NAMES: dict[str, str] = {name: name for name in OPTIONS}
-NAMES |= {alias: name for name, each in OPTIONS.items() for alias in each.metadata.get("aliases", ())}
+NAMES |= {alias: name for name, each in OPTIONS.items() for alias in each.metadata["aliases"]}
 
 SHOWN_UNKNOWN = 10  # names in one message; a file of other things has thousands
 
