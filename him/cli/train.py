@@ -9,7 +9,7 @@ from him.cli import parser
 from him.cli.command import Program, metric_table
 from him.config import Config
 from him.config.resolve import resolve
-from him.runs.earlier import read_earlier
+from him.runs.folder import read_earlier
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,

@@ -43,7 +43,7 @@ def resolve(config: Config, earlier: Config | BertEncoder | None = None) -> Conf
 
     Args:
         config: what was given.
-        earlier: what `him.runs.earlier.read_earlier` found in the folder that `init_from` names.
+        earlier: what `him.runs.folder.read_earlier` found in the folder that `init_from` names.
 
     Raises:
         ConfigError: settings do not fit together, or not to the weights that they begin with.

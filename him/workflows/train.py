@@ -8,8 +8,7 @@ import torch
 from him.config import Config
 from him.config.resolve import resolve
 from him.core.compute import choose_compute, keep_freed_memory
-from him.runs.earlier import read_earlier
-from him.runs.folder import RunFolder
+from him.runs.folder import RunFolder, read_earlier
 from him.training.trainer import Trainer
 from him.workflows.finish import OnResult, train_to_the_end
 from him.workflows.initial_weights import load_initial

@@ -13,7 +13,7 @@ from him.config.config import Config
 from him.config.resolve import resolve
 from him.core.errors import CheckpointError, ConfigError
 from him.runs.checkpoint import load_tensors
-from him.runs.earlier import read_earlier
+from him.runs.folder import read_earlier
 from him.tasks.squad.task import SquadTask
 from him.text.tokenizer import parse_tokenizer
 from him.workflows.initial_weights import load_bert
