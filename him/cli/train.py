@@ -50,8 +50,7 @@ def run(arguments: Sequence[str], program: Program) -> int:
         print(f"stopped; go on with: {program.line} --resume {shlex.quote(str(interrupted.folder))}", flush=True)
         return 128 + interrupted.signal
     if "compression" in result:
-        print(result["compression"]["table"])
-        print(result["compression"]["summary"])
+        print(result["compression"]["table"], result["compression"]["summary"], sep="\n")
     return 0
 
 
