@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from him.config.bert import BertEncoder, check_settings, check_task
-from him.config.config import Config
-from him.config.conflicts import conflicts
+from him.config.config import Config, conflicts
 from him.config.options import task_defaults, with_role
 from him.config.values import raise_together
 

@@ -10,11 +10,11 @@ from dataclasses import Field, fields
 from importlib import import_module
 from typing import Any
 
-from him.config.options.generation import GenerationOptions
 from him.config.options.option import ROLES, TaskSpec
 from him.config.options.shared import (
     CompressionOptions,
     DataOptions,
+    GenerationOptions,
     ModelOptions,
     OptimizationOptions,
     OutputOptions,

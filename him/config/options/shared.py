@@ -11,6 +11,7 @@ from him.config.options.option import option
 
 WRITERS = ("summarization", "lm")  # the tasks that write text
 SHARE = {"low": 0.0, "below": 1.0}
+UP_TO_1 = {"above": 0.0, "high": 1.0}
 RATE = {"above": 0.0, "high": 10.0}
 WIDTH = {"low": 1, "high": 2**16}
 
@@ -62,7 +63,7 @@ class ModelOptions:
         aliases="conv_width",
     )
     norm_first: bool = option(True, "pre-LN; --no-norm_first is post-LN", "shape")
-    layer_norm_eps: float = option(1e-5, "added to the variance in all norms", "shape", above=0.0, high=1.0)
+    layer_norm_eps: float = option(1e-5, "added to the variance in all norms", "shape", **UP_TO_1)
     activation: str | None = option(
         None, "of the feed-forward layers", "shape", fallback="gelu", choices=("gelu", "relu_squared")
     )
@@ -244,6 +245,34 @@ class PretrainingOptions:
         metavar="FILE",
     )
     pretrain_learning_rate: float = option(1e-3, "highest learning rate of these passes", "start", **RATE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """Generating text."""
+
+    num_beams: int | None = option(
+        None, "hypotheses of beam search; 1 is greedy", "decoding", fallback=1, low=1, high=64, tasks=WRITERS
+    )
+    length_penalty: float = option(
+        1.0, "beam search: score is log-probability / length ** this", "decoding", low=-10.0, high=10.0, tasks=WRITERS
+    )
+    no_repeat_ngram_size: int | None = option(
+        None, "no run of so many tokens is written twice; 0 is off", "decoding", fallback=0, low=0, tasks=WRITERS
+    )
+    no_repeat_words: bool | None = option(None, "no word is written twice", "decoding", fallback=False, tasks=WRITERS)
+    temperature: float = option(
+        0.0,
+        "sampling: 1 as predicted, below 1 safer; 0 takes the likeliest",
+        "decoding",
+        low=0.0,
+        high=100.0,
+        tasks=WRITERS,
+    )
+    top_k: int = option(0, "sampling: among the k likeliest tokens only; 0 is off", "decoding", low=0, tasks=WRITERS)
+    top_p: float = option(
+        1.0, "sampling: among the likeliest that make up this probability", "decoding", **UP_TO_1, tasks=WRITERS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
