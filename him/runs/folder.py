@@ -172,14 +172,8 @@ class RunFolder:
         return self.find_best() if stage == TRAINED else self.compressed.find().model(stage)
 
     def check_begun(self, flag: str = "") -> None:
-        """Sees to it that a run was begun here.
-
-        Args:
-            flag: that names it, for messages, such as `--resume `.
-
-        Raises:
-            CheckpointError: there is no such folder, or no run in it.
-        """
+        """Sees to it that a run was begun here; `flag` names it in messages, such as `--resume `. Raises
+        CheckpointError: there is no such folder, or no run in it."""
         if flag and not self.path.is_dir():
             raise CheckpointError(f"{flag}{self}: no such folder; name a run, such as runs/NAME")
         if not self.config.is_file():
@@ -194,15 +188,8 @@ class RunFolder:
             raise CheckpointError(f"{self}: no finished model there; train the run first, or go on with --resume")
 
     def find_model(self, stage: str) -> Path:
-        """Folder of the model that a stage left.
-
-        Args:
-            stage: one of `STAGES`.
-
-        Raises:
-            ConfigError: there is no stage of this name.
-            CheckpointError: the run has no such model.
-        """
+        """Folder of the model that a stage left. Raises ConfigError: it is none of `STAGES`; CheckpointError: the run
+        has no such model."""
         if stage not in STAGES:
             raise ConfigError(f"--stage {stage} is not known; use {', '.join(STAGES[:-1])} or {STAGES[-1]}")
         there = [each for each in STAGES if ModelFolder(self.model(each)).is_there]
@@ -229,12 +216,8 @@ class RunFolder:
         return cls(folder)
 
     def create(self, config: Config) -> None:
-        """Makes the folder with the configuration and the command that started the run: both, or no folder.
-
-        Raises:
-            ConfigError: it is there already.
-            CannotWrite: there is no space, or the disk fails.
-        """
+        """Makes the folder with the configuration and the command that started the run: both, or no folder. Raises
+        ConfigError: it is there already; CannotWrite: there is no space, or the disk fails."""
 
         def fill(aside: Path) -> None:
             config.save(RunFolder(aside).config)
@@ -261,13 +244,10 @@ class RunFolder:
 
 def read_earlier(init_from: str | None) -> Config | BertEncoder | None:
     """What the folder that `--init_from` names says about its model: the settings of an earlier run, or of a model of
-    one, or the description of a pretrained encoder. Read without PyTorch, and without the weights.
+    one, or the description of a pretrained encoder; read without PyTorch, and without the weights. None where no model
+    is named, or the folder holds none: whoever loads the weights says so.
 
-    Returns:
-        None where no model is named, or the folder holds none: whoever loads the weights says so.
-
-    Raises:
-        CheckpointError: a file is damaged, or the encoder is of a kind that HIM does not compute.
+    Raises CheckpointError: a file is damaged, or the encoder is of a kind that HIM does not compute.
     """
     if not init_from:
         return None

@@ -44,13 +44,9 @@ def check_places(run: Path, config: Config, given: Collection[str] = ()) -> None
     A run that is still where its settings say that it was made, by an absolute path, may name any place; a run that
     was moved, any place that holds such files already.
 
-    Args:
-        run: its folder.
-        config: its settings, with those that were changed.
-        given: the settings that were given by flags.
+    `config` is with the settings that were changed; those named in `given` were given by flags.
 
-    Raises:
-        ConfigError: the run's own settings name another place.
+    Raises ConfigError: the run's own settings name another place.
     """
     made_at = Path(config.output_dir, run.name)
     if made_at.is_absolute() and made_at.resolve() == run.resolve():
