@@ -19,8 +19,8 @@ from him.tasks.base import DistillableTask, LossSums
 from him.training.distillation import Distillation, objective_with_teacher
 from him.training.masks import WeightMasks
 from him.training.objective import Objective
+from him.workflows.prepare import build_objective
 from him.workflows.resume import resume
-from him.workflows.teacher import build_objective
 from him.workflows.train import train
 from tests.small_runs import (
     assert_one_line,
