@@ -20,11 +20,8 @@ EXPECTED = (*NO_SPACE, *FAILING, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno
 
 
 def run_command(command: Callable[[], int | None], prog: str) -> int:
-    """Runs a command; what is the input's or the machine's fault becomes one line on stderr.
-
-    Returns:
-        The exit status: 0, what the command returned, or 2 after an expected error.
-    """
+    """Runs a command; what is the input's or the machine's fault becomes one line on stderr. Returns the exit status:
+    0, what the command returned, or 2 after an expected error."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
     threading.excepthook = _report_of_thread
@@ -61,11 +58,8 @@ class Program(NamedTuple):
 
 def command_parser(program: Program, description: str) -> Parser:
     """A parser without flags; `{line}` in the description becomes what one types."""
-    return Parser(
-        program.prog,
-        description=description.format(line=program.line),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    return Parser(program.prog, description=description.format(line=program.line), formatter_class=form)
 
 
 def use_parser(program: Program, description: str) -> Parser:

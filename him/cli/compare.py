@@ -1,6 +1,5 @@
 """`him compare` and `scripts/compare.py`: draws the curves of several runs into one picture."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,12 +26,9 @@ def build_parser(program: Program) -> Parser:
     return parser
 
 
-def run(arguments: Sequence[str], program: Program) -> None:
+def run(argv: Sequence[str], program: Program) -> None:
     """Runs the command; see `him.cli.main`."""
-    _compare(build_parser(program).parse_args(arguments))
-
-
-def _compare(arguments: argparse.Namespace) -> None:
+    arguments = build_parser(program).parse_args(argv)
     labels = arguments.labels or [run.name for run in arguments.runs]
     if len(labels) != len(arguments.runs):
         raise ConfigError(f"--labels: {len(labels)} names for {len(arguments.runs)} runs; give one a run")

@@ -1,6 +1,5 @@
 """`him compress` and `scripts/compress.py`: prunes, fine-tunes and quantizes a finished run."""
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from him.cli.command import Program, command_parser, print_json
-from him.cli.parser import Parser, add_settings
+from him.cli.parser import Parser, add_settings, given_settings
 from him.config.options import with_role
 
 DESCRIPTION = """\
@@ -35,29 +34,23 @@ def build_parser(program: Program) -> Parser:
     return parser
 
 
-def run(arguments: Sequence[str], program: Program) -> int:
+def run(argv: Sequence[str], program: Program) -> int:
     """Runs the command; see `him.cli.main`."""
-    return _compress(build_parser(program).parse_args(arguments))
-
-
-def _compress(arguments: argparse.Namespace) -> int:
-    changes = {name: getattr(arguments, name) for name in (*SETTINGS, *MOVED) if hasattr(arguments, name)}
+    arguments = build_parser(program).parse_args(argv)
+    changes = given_settings(arguments, (*SETTINGS, *MOVED))
 
     from him.training.trainer import Interrupted
     from him.workflows.compress import compress_run, sweep
 
     try:
         with redirect_stdout(sys.stderr if arguments.json else sys.stdout):  # what is said on the way
-            if arguments.sweep is not None:
-                report = sweep(arguments.run, changes, arguments.sweep)
-            else:
-                report = compress_run(arguments.run, changes)
+            amounts = arguments.sweep
+            report = compress_run(arguments.run, changes) if amounts is None else sweep(arguments.run, changes, amounts)
     except Interrupted as interrupted:
         print(f"stopped; go on with: {shlex.join(['python', *sys.argv])}", file=sys.stderr, flush=True)
         return 128 + interrupted.signal
     if arguments.json:
         print_json(report)
-        return 0
-    print(report["table"])
-    print(report["summary"])
+    else:
+        print(report["table"], report["summary"], sep="\n")
     return 0

@@ -1,11 +1,10 @@
 """`him evaluate` and `scripts/evaluate.py`: measures a trained run on a file of its task's format."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from him.cli.command import Program, metric_table, print_json, use_parser
-from him.cli.parser import Parser, add_settings
+from him.cli.parser import Parser, add_settings, given_settings
 from him.config.options import with_role
 from him.core.errors import ConfigError
 
@@ -26,19 +25,17 @@ def build_parser(program: Program) -> Parser:
     return parser
 
 
-def run(arguments: Sequence[str], program: Program) -> None:
+def run(argv: Sequence[str], program: Program) -> None:
     """Runs the command; see `him.cli.main`."""
-    _measure(build_parser(program).parse_args(arguments))
-
-
-def _measure(arguments: argparse.Namespace) -> None:
+    arguments = build_parser(program).parse_args(argv)
     from him.workflows.predict import load
 
-    changes = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
+    changes = given_settings(arguments, SETTINGS)
     # What the run was validated on was its own choice; this file is measured whole if nothing else is said.
     changes.setdefault("validation_size", None)
-    where = {"device": arguments.device, "num_threads": arguments.num_threads}
-    predictor = load(arguments.run, arguments.stage, **where, **changes)
+    predictor = load(
+        arguments.run, arguments.stage, device=arguments.device, num_threads=arguments.num_threads, **changes
+    )
     if arguments.output is not None and not Path(arguments.output).parent.is_dir():
         raise ConfigError(f"--output {arguments.output}: there is no such folder; make it first")
     evaluation = predictor.evaluate(arguments.file)

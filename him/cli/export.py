@@ -1,6 +1,5 @@
 """`him export` and `scripts/export.py`: writes a trained run in a form that other programs open."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,9 @@ def build_parser(program: Program) -> Parser:
     return parser
 
 
-def run(arguments: Sequence[str], program: Program) -> None:
+def run(argv: Sequence[str], program: Program) -> None:
     """Runs the command; see `him.cli.main`."""
-    _export(build_parser(program).parse_args(arguments))
-
-
-def _export(arguments: argparse.Namespace) -> None:
+    arguments = build_parser(program).parse_args(argv)
     if arguments.file is not None and arguments.format != "onnx":
         raise ConfigError("--file is for --format onnx; leave it out")
 
@@ -45,8 +41,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from him.runs.untrusted import check_writable
     from him.workflows.predict import load
 
-    settings = {"device": "cpu", "precision": "fp32", "num_threads": arguments.num_threads}
-    predictor = load(arguments.run, stage=arguments.stage, **settings)
+    predictor = load(arguments.run, arguments.stage, device="cpu", precision="fp32", num_threads=arguments.num_threads)
     if arguments.output is None:
         check_writable(Path(arguments.run))
     shown = arguments.output or Path(arguments.run) / "export" / arguments.format

@@ -42,29 +42,23 @@ def main() -> int:
 
 
 def run_shim(name: str, path: str) -> int:
-    """Runs a command under the name of the script that was called.
+    """Runs a command under the name of the script that was called, and returns the exit status.
 
     Args:
         name: a key of `COMMANDS`.
         path: of the script as one types it after `python`, such as scripts/predict.py.
-
-    Returns:
-        The exit status.
     """
     send_to(exit_at_once)  # until `run_command` listens: nothing is lost yet
     return run_as(name, sys.argv[1:], Path(path).name, f"python {path}")
 
 
 def run_as(name: str, arguments: Sequence[str], prog: str, line: str) -> int:
-    """Runs a command; what is the input's or the machine's fault becomes one line on stderr.
+    """Runs a command, and returns the exit status; see `him.cli.command.run_command`.
 
     Args:
         name: a key of `COMMANDS`.
         arguments: what follows its name.
         prog, line: see `him.cli.command.Program`.
-
-    Returns:
-        The exit status.
     """
     from him.cli.command import Program, run_command
 

@@ -31,12 +31,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser(description: str, task: str | None = None) -> Parser:
-    """A parser with a flag for each setting, in groups; only flags that were given appear in its result.
-
-    Args:
-        description: shown above the flags.
-        task: whose defaults are shown; None: those of all tasks.
-    """
+    """A parser with a flag for each setting, in groups; only flags that were given appear in its result. The defaults
+    shown are those of `task`, or of all tasks."""
     parser = Parser(
         prog="main.py",
         description=description,
@@ -69,19 +65,12 @@ def named_task(arguments: Sequence[str]) -> str | None:
 
 def flag_names(each: dataclasses.Field) -> list[str]:
     """The flag of a field, then its aliases."""
-    return [f"--{name}" for name in (each.name, *each.metadata.get("aliases", ()))]
+    return [f"--{name}" for name in (each.name, *each.metadata["aliases"])]
 
 
 def flag_default(name: str, task: str | None = None) -> str:
-    """A setting's default as a user would type it: `squad: 3; summarization, lm: 10` where tasks differ.
-
-    Args:
-        name: of the setting.
-        task: the only one whose default is wanted, if it reads the setting.
-
-    Returns:
-        An empty text where there is none.
-    """
+    """A setting's default as a user would type it: `squad: 3; summarization, lm: 10` where tasks differ; an empty text
+    where there is none. If `task` reads the setting, only its default is wanted."""
     readers = (task,) if task in readers_of(name) else readers_of(name)
     found: dict[str, list[str]] = {}
     for each in readers:
@@ -99,13 +88,7 @@ def _typed(name: str, value: Any) -> str:
 
 
 def _form(each: dataclasses.Field, default: str = "", help: str | None = None) -> dict[str, Any]:
-    """How argparse reads and shows a setting's flag.
-
-    Args:
-        each: the setting.
-        default: what is said of its default after its help.
-        help: in the place of its own.
-    """
+    """How argparse reads and shows a setting's flag, with `default` after its help, or after `help` in its place."""
     kind, _ = kind_of(each)
     text = ((help or each.metadata["help"]) + default).replace("%", "%%")
     if kind is bool:
@@ -131,6 +114,11 @@ def add_settings(parser: Any, names: Sequence[str], own_help: Mapping[str, str] 
         parser.add_argument(*flag_names(OPTIONS[name]), default=argparse.SUPPRESS, **form)
 
 
+def given_settings(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of some settings that were given on a command line."""
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
 def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[str, Any], str | None, bool]:
     """Reads flags and the YAML file that they name.
 
@@ -150,14 +138,12 @@ def parse_command_line(parser: Parser, arguments: Sequence[str]) -> tuple[dict[s
     found, rest = parser.parse_known_args(joined)
     booleans = [name for name, each in OPTIONS.items() if kind_of(each)[0] is bool]
     names = [*NAMES, "config", "resume", "allow_inexact_resume", *(f"no-{name}" for name in booleans)]
-    faults, flag_before = [], False
-    for argument in rest:
-        is_flag = argument.startswith("--")
-        if is_flag:
+    faults = []
+    for before, argument in pairwise(["", *rest]):
+        if argument.startswith("--"):
             faults.append(unknown(argument[2:].split("=")[0], names))
-        elif not flag_before:  # else it is the value of an unknown flag
+        elif not before.startswith("--"):  # else it is the value of an unknown flag
             faults.append(f"{argument}: not a flag; see --help")
-        flag_before = is_flag
     raise_together(faults)
     flags = vars(found)
     config_file, resume = flags.pop("config", None), flags.pop("resume", None)

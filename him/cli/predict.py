@@ -1,12 +1,11 @@
 """`him predict` and `scripts/predict.py`: uses a trained run."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from him.cli.command import Program, print_json, use_parser
-from him.cli.parser import Parser, add_settings
+from him.cli.parser import Parser, add_settings, given_settings
 from him.config.options import with_role
 from him.core.errors import ConfigError
 
@@ -36,24 +35,22 @@ def build_parser(program: Program) -> Parser:
     return parser
 
 
-def run(arguments: Sequence[str], program: Program) -> None:
+def run(argv: Sequence[str], program: Program) -> None:
     """Runs the command; see `him.cli.main`."""
-    _use(build_parser(program).parse_args(arguments))
-
-
-def _use(arguments: argparse.Namespace) -> None:
+    arguments = build_parser(program).parse_args(argv)
     given = {name: getattr(arguments, name) for name in INPUTS if getattr(arguments, name) is not None}
     if (given != {}) + (arguments.file is not None) + arguments.example > 1:
         raise ConfigError("--file, --example and a text of one's own are three ways; use one of them")
 
     from him.workflows.predict import load
 
+    changes = given_settings(arguments, with_role("decoding", "records"))
     where = {"device": arguments.device, "num_threads": arguments.num_threads}
-    predictor = load(arguments.run, arguments.stage, **where, **changes(arguments))
+    predictor = load(arguments.run, arguments.stage, **where, **changes)
     wanted = predictor.task.inputs
     if given and set(given) != set(wanted):
-        flags = " and ".join(f"--{name}" for name in wanted)
-        raise ConfigError(f"{arguments.run} is a {predictor.task.name} run, which takes {flags}; give just that")
+        taken = " and ".join(f"--{name}" for name in wanted)
+        raise ConfigError(f"{arguments.run} is a {predictor.task.name} run, which takes {taken}; give just that")
     if arguments.file is not None:
         answers = predictor.predict_file(arguments.file)
         if arguments.json:
@@ -72,12 +69,6 @@ def _use(arguments: argparse.Namespace) -> None:
         ask(predictor)
 
 
-def changes(arguments: argparse.Namespace) -> dict[str, str]:
-    """The settings that were given."""
-    names = with_role("decoding", "records")
-    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
-
-
 def show(predictor, inputs: dict[str, str], as_json: bool) -> None:
     """Prints the answer to one input, as it is made where that can be."""
     if as_json:
@@ -85,8 +76,7 @@ def show(predictor, inputs: dict[str, str], as_json: bool) -> None:
         return
     pieces = predictor.stream(**inputs)
     if pieces is None:
-        line = predictor.task.line(predictor.predict(**inputs))
-        print(f"→ {line}")
+        print(f"→ {predictor.task.line(predictor.predict(**inputs))}")
         return
     print("→ ", end="", flush=True)
     for piece in pieces:

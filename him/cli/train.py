@@ -9,7 +9,7 @@ from him.cli import parser
 from him.cli.command import Program, metric_table
 from him.config import Config
 from him.config.resolve import resolve
-from him.runs.earlier import read_earlier
+from him.runs.folder import read_earlier
 
 DESCRIPTION = """\
 HIM trains a small transformer encoder from scratch, shows whether it learns and why not,
@@ -50,8 +50,7 @@ def run(arguments: Sequence[str], program: Program) -> int:
         print(f"stopped; go on with: {program.line} --resume {shlex.quote(str(interrupted.folder))}", flush=True)
         return 128 + interrupted.signal
     if "compression" in result:
-        print(result["compression"]["table"])
-        print(result["compression"]["summary"])
+        print(result["compression"]["table"], result["compression"]["summary"], sep="\n")
     return 0
 
 

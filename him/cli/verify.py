@@ -1,6 +1,5 @@
 """`him verify` and `scripts/verify.py`: checks that a run is whole and repeatable."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -28,12 +27,9 @@ def build_parser(program: Program) -> Parser:
     return parser
 
 
-def run(arguments: Sequence[str], program: Program) -> int:
+def run(argv: Sequence[str], program: Program) -> int:
     """Runs the command; see `him.cli.main`."""
-    return _verify(build_parser(program).parse_args(arguments))
-
-
-def _verify(arguments: argparse.Namespace) -> int:
+    arguments = build_parser(program).parse_args(argv)
     from him.workflows.verify import replay, verify_files
 
     findings = []

@@ -39,8 +39,12 @@ def measure_speeds(models: Mapping[str, TimedModel], quick: bool = False) -> dic
     """
     speeds: dict[str, dict[str, float | None]] = {name: {} for name in models}
     for measure, (batch_size, length) in SHAPES.items():
-        able = {name: each for name, each in models.items() if _reaches(each, length)}
-        medians = _medians({name: _forward(each, batch_size, length) for name, each in able.items()}, quick)
+        able = {
+            name: _forward(each, batch_size, length)
+            for name, each in models.items()
+            if each.task.config.positions != "learned" or length <= each.task.config.max_seq_len
+        }
+        medians = _medians(able, quick)
         for name in models:
             seconds = medians.get(name)
             value = seconds and (1e3 * seconds if measure.startswith("latency") else batch_size / seconds)
@@ -52,11 +56,6 @@ def measure_speeds(models: Mapping[str, TimedModel], quick: bool = False) -> dic
         if num_tokens := predictions[name][1]:
             speeds[name]["latency_ms_token"] = round(1e3 * seconds / num_tokens, 3)
     return speeds
-
-
-def _reaches(timed: TimedModel, length: int) -> bool:
-    config = timed.task.config
-    return config.positions != "learned" or length <= config.max_seq_len
 
 
 def _forward(timed: TimedModel, batch_size: int, length: int) -> Callable[[], Any]:
@@ -104,12 +103,7 @@ def _medians(runs: Mapping[str, Callable[[], Any]], quick: bool) -> dict[str, fl
 
 
 def measure_stages(stages: Stages, metrics: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Of each stage: parameters, size, speed and metrics.
-
-    Args:
-        stages: where their models are.
-        metrics: by stage, of those that are done.
-    """
+    """Parameters, size, speed and metrics of each stage that is done; `metrics` are those of its model, by stage."""
     in_fp32, as_used = dataclasses.replace(stages.compute, bf16=False), stages.compute
     timed, measured = {}, []
     for stage in metrics:
@@ -120,11 +114,12 @@ def measure_stages(stages: Stages, metrics: Mapping[str, Mapping[str, float]]) -
             hold_in_bf16(held)
             timed[f"{stage} in bf16"] = TimedModel(held, stages.task_of(stage), as_used)
         rest = "bf16" if as_used.bf16 else "fp32"
+        weights = model.state_dict()  # what was learned; the scales of int8 rows are no parameters
         measured.append(
             {
                 "stage": stage,
                 "precision": f"int8 and {rest}" if is_int8 else "fp32",
-                "parameters": _num_parameters(model),
+                "parameters": sum(each.numel() for name, each in weights.items() if not name.endswith(".scale")),
                 "file_mb": round(ModelFolder(stages.folder_of(stage)).weights.stat().st_size / 1e6, 3),
                 **{name: value for name, value in metrics[stage].items() if name not in ("step", "epoch")},
             }
@@ -135,8 +130,3 @@ def measure_stages(stages: Stages, metrics: Mapping[str, Mapping[str, float]]) -
         if (name := f"{each['stage']} in bf16") in speeds:
             each["bf16"] = speeds[name]
     return measured
-
-
-def _num_parameters(model: nn.Module) -> int:
-    """Numbers that were learned; the scales of int8 rows are none of them."""
-    return sum(tensor.numel() for name, tensor in model.state_dict().items() if not name.endswith(".scale"))

@@ -5,30 +5,107 @@ Everything is written into `compressed.part`, stage by stage, each whole or abse
 checkpoint of the fine-tuning, to the same weights.
 """
 
+import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from him.compression.fine_tuning import fine_tune
 from him.compression.latency import measure_stages
-from him.compression.plots import draw_report
-from him.compression.progress import UNREADABLE, Progress, read_with_settings
-from him.compression.pruning_stage import prune
-from him.compression.quantization import quantize_stage
-from him.compression.report import judge, not_faster_line, report_table, summary_line
-from him.compression.stages import Stages
+from him.compression.report import draw_report, judge, not_faster_line, report_table, summary_line
+from him.compression.stages import Stages, fine_tune, prune, quantize_stage
 from him.config import Config
+from him.config.names import renamed
 from him.config.options import with_role
 from him.core.compute import Compute
-from him.core.files import checksum, verify_folder, write_json
+from him.core.errors import CheckpointError, ConfigError
+from him.core.files import checksum, remove_leftovers, verify_folder, write_json
 from him.core.pictures import encode_png
-from him.core.signals import signal_of
+from him.core.signals import raise_if_stopped, signal_of
 from him.model.int8_kernels import backend_note, find_backend
 from him.runs.folder import FINE_TUNED, INT8, PRUNED, TRAINED, CompressionFolder, ModelFolder, RunFolder
 from him.runs.records import MetricWriter
 from him.tasks.base import Task
 from him.training.trainer import Interrupted
+
+# What reading a file that was damaged or changed by hand raises.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CheckpointError, ConfigError)
+
+
+def read_with_settings(path: Path) -> dict[str, Any]:
+    """A report, or how far a compression is, with its settings by their names of today.
+
+    Raises:
+        one of `UNREADABLE`: it is damaged or missing.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "settings": renamed(found["settings"])}
+
+
+class Progress:
+    """The stages that are done, each whole, and their metrics; kept in `progress.json`.
+
+    Goes on with what an interrupted call with the same settings left whole, or begins anew.
+
+    Args:
+        part: where the stages' models are.
+        settings: all that decides the result.
+
+    Attributes:
+        metrics: by stage, in their order.
+    """
+
+    def __init__(self, part: CompressionFolder, settings: dict[str, Any]) -> None:
+        self.part = part
+        self.settings = settings
+        found = self._read()
+        self.metrics: dict[str, dict[str, float]] = found or {}
+        if found is None:
+            shutil.rmtree(part.path, ignore_errors=True)
+            part.path.mkdir(parents=True)
+            self._write()
+
+    def _read(self) -> dict[str, dict[str, float]] | None:
+        try:
+            progress = read_with_settings(self.part.progress)
+            if progress["settings"] != self.settings:
+                return None
+            for stage in progress["metrics"]:
+                if stage != TRAINED:
+                    verify_folder(self.part.model(stage), others_allowed=True)
+            return progress["metrics"]
+        except UNREADABLE:
+            return None
+
+    def _write(self) -> None:
+        write_json(self.part.progress, {"settings": self.settings, "metrics": self.metrics})
+
+    def once(self, stage: str, work: Callable[[], dict[str, float]]) -> None:
+        """Does a stage, unless it is done, and notes the metrics that `work` returns. Raises Stopped: a signal came."""
+        raise_if_stopped()
+        if stage in self.metrics:
+            return
+        remove_leftovers(self.part.path / stage)
+        self.metrics[stage] = work()
+        self._write()
+
+    @property
+    def last_float(self) -> str:
+        """The last stage before int8."""
+        return [stage for stage in (TRAINED, PRUNED, FINE_TUNED) if stage in self.metrics][-1]
+
+
+@contextmanager
+def naming(run: RunFolder) -> Iterator[None]:
+    """Turns a signal, also one that ended a run within the run, into an `Interrupted` that names the run to go on
+    with."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        raise Interrupted(signal_of(stopped), run.path) from None
 
 
 def compress(
@@ -56,15 +133,12 @@ def compress(
         HimError: a setting or the machine does not allow it.
         Interrupted: a signal ended it; another call goes on.
     """
-    try:
-        stages = Stages(run, config, task, compute, target or run.compressed)
-        return _compress(stages, trained_metrics)
-    except KeyboardInterrupt as stopped:
-        raise Interrupted(signal_of(stopped), run.path) from None
+    with naming(run):
+        return _compress(Stages(run, config, task, compute, target or run.compressed), trained_metrics)
 
 
 def _compress(stages: Stages, trained_metrics: dict[str, float] | None) -> dict[str, Any]:
-    """All stages that are not there yet, then the measurements."""
+    """All stages that are not there yet, then the measurements, with the verdicts on them for programs and people."""
     config = stages.config
     progress = Progress(stages.part, _settings(stages.run, config, stages.task, stages.compute))
     progress.once(TRAINED, lambda: trained_metrics or stages.evaluate(stages.task, stages.trained))
@@ -75,31 +149,20 @@ def _compress(stages: Stages, trained_metrics: dict[str, float] | None) -> dict[
     progress.once(INT8, lambda: quantize_stage(stages, progress.last_float))
     measured = measure_stages(stages, progress.metrics)
     reason = backend_note(find_backend(stages.compute.device), stages.compute.bf16, stages.compute.device)
-    report = _report(progress.settings, measured, stages.task.best_metric, reason)
+    judge(measured)
+    metric = stages.task.best_metric
+    lines = (report_table(measured, metric), not_faster_line(measured, reason))
+    report = {
+        "settings": progress.settings,
+        "metric": metric,
+        "stages": measured,
+        "table": "\n".join(line for line in lines if line is not None),
+        "summary": summary_line(measured, metric),
+    }
     _write_report(stages.part, report)
     shutil.rmtree(stages.part.fine_tuning.checkpoints, ignore_errors=True)
     stages.target.put_in_place()
     return report
-
-
-def _report(settings: dict[str, Any], stages: list[dict[str, Any]], metric: str, reason: str) -> dict[str, Any]:
-    """The measurements with the verdicts on them, for programs and for people.
-
-    Args:
-        settings: all that decided the result.
-        stages: see `measure_stages`.
-        metric: the task's.
-        reason: how int8 is computed here.
-    """
-    judge(stages)
-    lines = (report_table(stages, metric), not_faster_line(stages, reason))
-    return {
-        "settings": settings,
-        "metric": metric,
-        "stages": stages,
-        "table": "\n".join(line for line in lines if line is not None),
-        "summary": summary_line(stages, metric),
-    }
 
 
 def _write_report(folder: CompressionFolder, report: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ models with one head in each layer: 2.23 bits per byte at 0.3 of the weights, wh
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +55,8 @@ def taylor_importance(
         batches: training examples, a row each.
         loss_of: the loss of a batch, summed over its rows.
     """
-    blocks = _encoder(model).blocks
-    scores = Importance(
-        [torch.zeros(block.attention.num_heads) for block in blocks],
-        [torch.zeros(block.feed_forward.contract.in_features) for block in blocks],
-    )
+    blocks = _encoder(model)[1].blocks
+    scores = _no_importance(blocks)
     gates: dict[tuple[int, str], Tensor] = {}
     hooks = []
     for number, block in enumerate(blocks):
@@ -69,13 +67,11 @@ def taylor_importance(
             hooks.append(layer.register_forward_pre_hook(_gate_of(gates, (number, kind), width)))
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        model.requires_grad_(False)
         for batch in batches:
             loss = loss_of(batch)
-            for (number, kind), gradient in zip(
-                list(gates), torch.autograd.grad(loss, list(gates.values())), strict=True
-            ):
+            gradients = torch.autograd.grad(loss, list(gates.values()))
+            for (number, kind), gradient in zip(gates, gradients, strict=True):
                 getattr(scores, kind)[number] += gradient.float().square().sum(dim=(0, 1)).cpu()
             gates.clear()
     finally:
@@ -84,6 +80,13 @@ def taylor_importance(
         for parameter in frozen:
             parameter.requires_grad_(True)
     return scores
+
+
+def _no_importance(blocks: Iterable[EncoderBlock]) -> Importance:
+    return Importance(
+        [torch.zeros(block.attention.num_heads) for block in blocks],
+        [torch.zeros(block.feed_forward.contract.in_features) for block in blocks],
+    )
 
 
 def _gate_of(gates: dict[tuple[int, str], Tensor], key: tuple[int, str], width: int) -> Callable:
@@ -112,7 +115,7 @@ def choose_units(model: nn.Module, importance: Importance, amount: float) -> lis
         ConfigError: so much cannot go.
     """
     check_amount(model, amount)
-    blocks = _encoder(model).blocks
+    blocks = _encoder(model)[1].blocks
     left_to_remove = amount * _num_weights(blocks)
     gone: dict[tuple[int, str], set[int]] = {}
     for candidate in sorted(_candidates(blocks, importance), key=lambda each: (each.score, each.layer, each.kind)):
@@ -120,23 +123,19 @@ def choose_units(model: nn.Module, importance: Importance, amount: float) -> lis
             break
         gone.setdefault((candidate.layer, candidate.kind), set()).update(candidate.units)
         left_to_remove -= candidate.num_weights
-    return [
-        LayerUnits(
-            heads=_others(block.attention.num_heads, gone.get((number, "heads"), set())),
-            neurons=_others(block.feed_forward.contract.in_features, gone.get((number, "neurons"), set())),
-        )
-        for number, block in enumerate(blocks)
-    ]
+
+    def staying(layer: int, kind: str) -> list[int]:
+        num_units = len(getattr(importance, kind)[layer])
+        return [unit for unit in range(num_units) if unit not in gone.get((layer, kind), ())]
+
+    return [LayerUnits(staying(layer, "heads"), staying(layer, "neurons")) for layer in range(len(blocks))]
 
 
 def check_amount(model: nn.Module, amount: float) -> None:
     """Raises ConfigError if less than the share `amount` of the encoder layers' weights can be removed."""
-    blocks = _encoder(model).blocks
-    any_importance = Importance(
-        [torch.zeros(block.attention.num_heads) for block in blocks],
-        [torch.zeros(block.feed_forward.contract.in_features) for block in blocks],
-    )
-    most = sum(candidate.num_weights for candidate in _candidates(blocks, any_importance)) / _num_weights(blocks)
+    blocks = _encoder(model)[1].blocks
+    candidates = _candidates(blocks, _no_importance(blocks))
+    most = sum(candidate.num_weights for candidate in candidates) / _num_weights(blocks)
     if amount > most:
         raise ConfigError(
             f"--pruning_amount {amount:g} is more than there is to remove: a head and some neurons stay in each layer; "
@@ -144,8 +143,7 @@ def check_amount(model: nn.Module, amount: float) -> None:
         )
 
 
-@dataclass
-class _Candidate:
+class _Candidate(NamedTuple):
     """Units that go together, or not."""
 
     score: float
@@ -175,10 +173,6 @@ def _num_weights(blocks: nn.Module) -> int:
     return sum(parameter.numel() for parameter in blocks.parameters())
 
 
-def _others(number: int, gone: set[int]) -> list[int]:
-    return [unit for unit in range(number) if unit not in gone]
-
-
 def _groups(ranked: Sequence[int]) -> list[Sequence[int]]:
     """Cuts numbers into groups, of `NEURON_GROUP` or of an eighth of all; the first may be smaller than the others."""
     size = min(NEURON_GROUP, max(1, len(ranked) // 8))
@@ -196,8 +190,8 @@ def unit_costs(block: EncoderBlock) -> tuple[int, int]:
 def pruned_weights(model: nn.Module, kept: Sequence[LayerUnits]) -> dict[str, Tensor]:
     """The weights of a model without the units that go, for a model with `layer_heads` and `layer_feedforward`."""
     weights = dict(model.state_dict())
-    (prefix,) = (name for name, module in model.named_modules() if isinstance(module, Encoder))
-    for number, (block, units) in enumerate(zip(_encoder(model).blocks, kept, strict=True)):
+    prefix, encoder = _encoder(model)
+    for number, (block, units) in enumerate(zip(encoder.blocks, kept, strict=True)):
         width, num_heads = block.attention.head_width, block.attention.num_heads
         neurons = torch.tensor(units.neurons)
         of_heads = torch.cat([torch.arange(head * width, (head + 1) * width) for head in units.heads])
@@ -235,11 +229,11 @@ def nonzero_masks(model: nn.Module) -> dict[str, Tensor]:
 
 def _matrices(model: nn.Module) -> dict[str, Tensor]:
     """The matrices of the encoder's layers, by their names in the model."""
-    (prefix,) = (name for name, module in model.named_modules() if isinstance(module, Encoder))
-    blocks = _encoder(model).blocks
-    return {f"{prefix}.blocks.{name}": each for name, each in blocks.named_parameters() if each.dim() == 2}
+    prefix, encoder = _encoder(model)
+    return {f"{prefix}.blocks.{name}": each for name, each in encoder.blocks.named_parameters() if each.dim() == 2}
 
 
-def _encoder(model: nn.Module) -> Encoder:
-    (encoder,) = (module for module in model.modules() if isinstance(module, Encoder))
-    return encoder
+def _encoder(model: nn.Module) -> tuple[str, Encoder]:
+    """The encoder, after its name in the model."""
+    (found,) = ((name, module) for name, module in model.named_modules() if isinstance(module, Encoder))
+    return found

@@ -50,11 +50,8 @@ class BertEncoder:
 
 
 def read_bert(folder: Path) -> BertEncoder:
-    """Reads the description of an encoder, not its weights.
-
-    Raises:
-        CheckpointError: a file is missing, or the encoder is of a kind that HIM does not compute.
-    """
+    """Reads the description of an encoder, not its weights. Raises CheckpointError: a file is missing, or the encoder
+    is of a kind that HIM does not compute."""
     where = f"--init_from {folder}"
     for name in FILES:
         if not (folder / name).is_file():

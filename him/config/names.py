@@ -13,7 +13,7 @@ from him.core.errors import ConfigError
 # Every name that a setting may be given by, aliases included, and the setting that it stands for: the one map of
 # renamed keys.
 NAMES: dict[str, str] = {name: name for name in OPTIONS}
-NAMES |= {alias: name for name, each in OPTIONS.items() for alias in each.metadata.get("aliases", ())}
+NAMES |= {alias: name for name, each in OPTIONS.items() for alias in each.metadata["aliases"]}
 
 SHOWN_UNKNOWN = 10  # names in one message; a file of other things has thousands
 
@@ -24,19 +24,15 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     All of them are read through this: a run's config.json, a checkpoint's state.json, and the progress.json and
     report.json of a compression.
 
-    Raises:
-        ConfigError: two names of one setting are there.
+    Raises ConfigError: two names of one setting are there.
     """
     raise_together(named_twice(settings))
     return {NAMES.get(name, name): value for name, value in settings.items()}
 
 
 def current(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of a Python call, by their names of today, with a DeprecationWarning for each alias.
-
-    Raises:
-        ConfigError: two names of one setting are there.
-    """
+    """Keywords of a Python call, by their names of today, with a DeprecationWarning for each alias. Raises ConfigError:
+    two names of one setting are there."""
     for name in settings:
         if NAMES.get(name, name) != name:
             warnings.warn(f"{name} is called {NAMES[name]}", DeprecationWarning, stacklevel=_level_of_caller())
@@ -64,12 +60,8 @@ def named_twice(names: Iterable[str], dashes: str = "") -> list[str]:
 
 
 def known(settings: Any, where: str) -> dict[str, Any]:
-    """Settings of a file by their names of today.
-
-    Raises:
-        ConfigError: they are not a mapping, a name is unknown (the nearest known one is given), or two are of one
-            setting.
-    """
+    """Settings of a file by their names of today. Raises ConfigError: they are not a mapping, a name is unknown (the
+    nearest known one is given), or two are of one setting."""
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{where}: not a list of `name: value` settings")
     strange = [name for name in settings if name not in NAMES]

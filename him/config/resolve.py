@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from him.config.bert import BertEncoder, check_settings, check_task
-from him.config.config import Config
-from him.config.conflicts import conflicts
+from him.config.config import Config, conflicts
 from him.config.options import task_defaults, with_role
 from him.config.values import raise_together
 
@@ -43,7 +42,7 @@ def resolve(config: Config, earlier: Config | BertEncoder | None = None) -> Conf
 
     Args:
         config: what was given.
-        earlier: what `him.runs.earlier.read_earlier` found in the folder that `init_from` names.
+        earlier: what `him.runs.folder.read_earlier` found in the folder that `init_from` names.
 
     Raises:
         ConfigError: settings do not fit together, or not to the weights that they begin with.
@@ -71,11 +70,8 @@ def _shape_of(earlier: Config, config: Config) -> dict[str, Any]:
 
 
 def with_changes(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The settings of a run with some others.
-
-    Raises:
-        ConfigError: a value is not sound, or does not fit to another one.
-    """
+    """The settings of a run with some others. Raises ConfigError: a value is not sound, or does not fit to another
+    one."""
     changed = config.replace(**changes)
     raise_together(conflicts(changed))
     return changed

@@ -24,11 +24,7 @@ def raise_together(faults: Sequence[str]) -> None:
 
 
 def checked(each: dataclasses.Field, value: Any) -> Any:
-    """The value in its field's type.
-
-    Raises:
-        ConfigError: it has another type, or is out of range.
-    """
+    """The value in its field's type. Raises ConfigError: it has another type, or is out of range."""
     value = _converted(each, value)
     if isinstance(value, tuple):
         return tuple(_in_range(each, item) for item in value)

@@ -13,11 +13,8 @@ FAULTS_OF_VALUES = (ValueError, LookupError, AttributeError, TypeError, Overflow
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Settings of a YAML file, by field name.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, sets a name twice, or names an unknown setting.
-    """
+    """Settings of a YAML file, by field name. Raises ConfigError: the file is missing, is not YAML, sets a name twice,
+    or names an unknown setting."""
     import yaml
 
     where = f"--config {path}"

@@ -14,18 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from him.config import Config
 from him.config.names import renamed
 from him.core.errors import CheckpointError, ConfigError
-from him.core.files import (
-    find_folder,
-    quarantine,
-    remove_leftovers,
-    verify_folder,
-    write_folder,
-    write_json,
-)
+from him.core.files import find_folder, quarantine, remove_leftovers, verify_folder, write_folder, write_json
 from him.runs.folder import ModelFolder
 from him.tasks.base import Task
 
@@ -56,6 +50,11 @@ class Checkpoint:
         """Updates made before it."""
         return self.state["step"]
 
+    def changed_settings(self, config: Config) -> dict[str, tuple[Any, Any]]:
+        """What has another value now than the checkpoint was made under: its value then and now, as in JSON."""
+        then, now = self.state["config"], json.loads(json.dumps(config.to_dict()))
+        return {name: (then[name], value) for name, value in now.items() if then.get(name, value) != value}
+
 
 class NotFinite(CheckpointError):
     """A tensor that was to be saved holds a NaN or an infinity."""
@@ -70,30 +69,20 @@ class Checkpoints:
         self.num_kept = num_kept
 
     def save(self, checkpoint: Checkpoint, step: int, best_step: int | None = None) -> None:
-        """Writes a checkpoint, then removes the ones that are too many.
-
-        Args:
-            checkpoint: what is saved.
-            step: updates made so far.
-            best_step: the step of the best model so far, whose checkpoint is kept too.
-
-        Raises:
-            NotFinite: a tensor is not finite.
-            CannotWrite: there is no space, or the disk fails.
-        """
-        parts = (checkpoint.weights, checkpoint.optimizer_state, checkpoint.ema)
-        for tensors in parts:
+        """Writes the checkpoint after a step, then removes the ones that are too many, but for that of the best model
+        so far. Raises NotFinite: a tensor is not finite; CannotWrite: there is no space, or the disk fails."""
+        parts = {"model": checkpoint.weights, "optimizer": checkpoint.optimizer_state, "averaged": checkpoint.ema}
+        for tensors in parts.values():
             check_finite(tensors, f"checkpoint at step {step}")
 
         def fill(folder: Path) -> None:
-            save_tensors(checkpoint.weights, folder / "model.safetensors")
-            save_tensors(checkpoint.optimizer_state, folder / "optimizer.safetensors")
-            if checkpoint.ema:
-                save_tensors(checkpoint.ema, folder / "averaged.safetensors")
+            for name, tensors in parts.items():
+                if tensors or name != "averaged":
+                    save_tensors(tensors, folder / f"{name}.safetensors")
             state = {"format_version": FORMAT_VERSION, "step": step, **checkpoint.state}
             write_json(folder / "state.json", state)
 
-        num_bytes = SLACK + sum(tensor.nbytes for tensors in parts for tensor in tensors.values())
+        num_bytes = SLACK + sum(tensor.nbytes for tensors in parts.values() for tensor in tensors.values())
         write_folder(self.path_of(step), fill, num_bytes)
         self.remove_surplus(best_step)
 
@@ -118,10 +107,7 @@ class Checkpoints:
 
     def load_newest(self, say: Callable[[str], None] = print) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are quarantined, and `say` is told so. None if there never was one.
-
-        Raises:
-            CheckpointError: all are damaged, or it is of another format.
-        """
+        Raises CheckpointError: all are damaged, or it is of another format."""
         for old in self.folder.glob("step_*.old"):  # killed between the two renames of a save
             remove_leftovers(old.with_suffix(""))
         found = self.list()
@@ -138,12 +124,8 @@ class Checkpoints:
         return None
 
     def load(self, path: Path) -> Checkpoint:
-        """One checkpoint.
-
-        Raises:
-            DamagedCheckpoint: a file is missing or damaged.
-            CheckpointError: it is of another format.
-        """
+        """One checkpoint. Raises DamagedCheckpoint: a file is missing or damaged; CheckpointError: it is of another
+        format."""
         try:
             verify_folder(path)
             state = _read_state(path / "state.json")
@@ -154,10 +136,9 @@ class Checkpoints:
                 f"{path}: format {state['format_version']}, and this HIM reads format {FORMAT_VERSION}; use the HIM "
                 "that wrote it"
             )
-        averaged = path / "averaged.safetensors"
+        files = [path / f"{name}.safetensors" for name in ("model", "optimizer", "averaged")]
         try:
-            tensors = [load_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer")]
-            tensors.append(load_tensors(averaged) if averaged.exists() else {})
+            tensors = [load_tensors(file) if file != files[-1] or file.exists() else {} for file in files]
             for each in tensors:
                 check_finite(each, f"{path}")
         except CheckpointError as error:
@@ -192,12 +173,9 @@ def _is_state(state: Any) -> bool:
     )
 
 
-def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All that the optimizers hold, by parameter name and key; a Python number is a tensor `NAME.KEY.number`.
-
-    Raises:
-        TypeError: one of them holds something else, which would be lost.
-    """
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """All that the optimizers hold, by parameter name and key; a Python number is a tensor `NAME.KEY.number`. Raises
+    TypeError: one of them holds something else, which would be lost."""
     return {
         f"{name}.{key}{'' if isinstance(value, Tensor) else NUMBER}": _as_tensor(f"{name}.{key}", value)
         for optimizer in optimizers
@@ -215,9 +193,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
     return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
-def restore_optimizers(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
-) -> None:
+def restore_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
     """Puts back what `optimizer_tensors` took."""
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Tensor | float]] = {}
@@ -262,11 +238,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads safetensors.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
+    """Reads safetensors. Raises CheckpointError: the file is missing or damaged."""
     try:
         return load_file(str(path))
     except (OSError, SafetensorError) as error:
@@ -283,17 +255,10 @@ def save_model(
 ) -> None:
     """Writes a model that can be used: `config.json`, `model.safetensors`, `metrics.json` and the task's files.
 
-    Args:
-        folder: of the model; the one that is there stays until this one is whole.
-        config: it was made with.
-        model: whose weights are written.
-        task: it is of.
-        metrics: its validation metrics, and the step it is of.
-        more: JSON files beside them, by name.
+    The one that is there stays until this one is whole. Its `metrics` are those on the validation data, and the step it
+    is of; `more` are JSON files beside them, by name.
 
-    Raises:
-        NotFinite: a weight is not finite.
-        CannotWrite: there is no space, or the disk fails.
+    Raises NotFinite: a weight is not finite; CannotWrite: there is no space, or the disk fails.
     """
     weights = model.state_dict()
     check_finite(weights, f"{folder}")
@@ -310,11 +275,8 @@ def save_model(
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Loads `model.safetensors` into a model.
-
-    Raises:
-        CheckpointError: it is missing or damaged, or the model has another shape.
-    """
+    """Loads `model.safetensors` into a model. Raises CheckpointError: it is missing or damaged, or the model has
+    another shape."""
     path = ModelFolder(find_folder(folder)).weights
     put_weights(model, load_tensors(path), f"{path}", "give the model flags of that run")
 

@@ -18,13 +18,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from him.config import Config
+from him.config.bert import BertEncoder, is_bert, read_bert
+from him.config.config import Config
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import add_folder, cannot_write, find_folder, locked, remove_leftovers, replace_folder
 
 TRAINED, PRUNED, FINE_TUNED, INT8 = STAGES = ("trained", "pruned", "fine_tuned", "int8")
 _BEST, _COMPRESSED, _SWEEP = "best", "compressed", "sweep"
+
+
+def _below(name: str, doc: str) -> Any:
+    """A property: the path of a file or folder of this name."""
+    return property(lambda folder: folder.path / name, doc=doc)
 
 
 @dataclass(frozen=True)
@@ -40,25 +47,10 @@ class ModelFolder:
     def __str__(self) -> str:
         return str(self.path)
 
-    @property
-    def config(self) -> Path:
-        """The settings it was made with."""
-        return self.path / "config.json"
-
-    @property
-    def weights(self) -> Path:
-        """The weights."""
-        return self.path / "model.safetensors"
-
-    @property
-    def metrics(self) -> Path:
-        """Its metrics on the validation data, and the step it is of."""
-        return self.path / "metrics.json"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer."""
-        return self.path / "tokenizer.json"
+    config = _below("config.json", "The settings it was made with.")
+    weights = _below("model.safetensors", "The weights.")
+    metrics = _below("metrics.json", "Its metrics on the validation data, and the step it is of.")
+    tokenizer = _below("tokenizer.json", "The tokenizer.")
 
     @property
     def is_there(self) -> bool:
@@ -85,20 +77,9 @@ class CompressionFolder:
 
     path: Path
 
-    @property
-    def report(self) -> Path:
-        """Settings, stages and measurements as JSON."""
-        return self.path / "report.json"
-
-    @property
-    def picture(self) -> Path:
-        """The same as a picture."""
-        return self.path / "report.png"
-
-    @property
-    def progress(self) -> Path:
-        """Which stages are done; gone when all are."""
-        return self.path / "progress.json"
+    report = _below("report.json", "Settings, stages and measurements as JSON.")
+    picture = _below("report.png", "The same as a picture.")
+    progress = _below("progress.json", "Which stages are done; gone when all are.")
 
     @property
     def part(self) -> "CompressionFolder":
@@ -148,39 +129,21 @@ class RunFolder:
         """Of the run."""
         return self.path.name
 
-    @property
-    def config(self) -> Path:
-        """All settings."""
-        return self.path / "config.json"
-
-    @property
-    def command(self) -> Path:
-        """The command that started it."""
-        return self.path / "command.txt"
-
-    @property
-    def metrics(self) -> Path:
-        """The curves, a JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of what an interrupted run goes on from."""
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """Folder of the best model, as it is written; `find_best` also finds it in the middle of being replaced."""
-        return self.path / _BEST
+    config = _below("config.json", "All settings.")
+    command = _below("command.txt", "The command that started it.")
+    metrics = _below("metrics.jsonl", "The curves, a JSON object a line.")
+    checkpoints = _below("checkpoints", "Folder of what an interrupted run goes on from.")
+    # As it is written; `find_best` also finds it in the middle of being replaced.
+    best = _below(_BEST, "Folder of the best model.")
+    # Written when training has ended.
+    predictions = _below("predictions.json", "Predictions of the best model on the validation data.")
+    sweep = _below(_SWEEP, "Folder of the models of several pruning amounts.")
+    sweep_report = _below(f"{_SWEEP}/sweep.json", "Size, speed and quality by pruning amount.")
+    sweep_picture = _below(f"{_SWEEP}/sweep.png", "The same as a picture.")
 
     def find_best(self) -> Path:
         """Folder of the best model, to read from."""
         return find_folder(self.best)
-
-    @property
-    def predictions(self) -> Path:
-        """Predictions of the best model on the validation data, written when training has ended."""
-        return self.path / "predictions.json"
 
     @property
     def pretraining(self) -> "RunFolder":
@@ -191,21 +154,6 @@ class RunFolder:
     def compressed(self) -> CompressionFolder:
         """The smaller models and their report."""
         return CompressionFolder(self.path / _COMPRESSED)
-
-    @property
-    def sweep(self) -> Path:
-        """Folder of the models of several pruning amounts."""
-        return self.path / _SWEEP
-
-    @property
-    def sweep_report(self) -> Path:
-        """Size, speed and quality by pruning amount."""
-        return self.sweep / "sweep.json"
-
-    @property
-    def sweep_picture(self) -> Path:
-        """The same as a picture."""
-        return self.sweep / "sweep.png"
 
     def at_amount(self, amount: float) -> CompressionFolder:
         """The smaller models of one pruning amount of a sweep."""
@@ -223,43 +171,25 @@ class RunFolder:
         """Where the model of a stage is, to read from."""
         return self.find_best() if stage == TRAINED else self.compressed.find().model(stage)
 
-    # -- finding -------------------------------------------------------------------------------------------------------
-
     def check_begun(self, flag: str = "") -> None:
-        """Sees to it that a run was begun here.
-
-        Args:
-            flag: that names it, for messages, such as `--resume `.
-
-        Raises:
-            CheckpointError: there is no such folder, or no run in it.
-        """
+        """Sees to it that a run was begun here; `flag` names it in messages, such as `--resume `. Raises
+        CheckpointError: there is no such folder, or no run in it."""
         if flag and not self.path.is_dir():
             raise CheckpointError(f"{flag}{self}: no such folder; name a run, such as runs/NAME")
         if not self.config.is_file():
             raise CheckpointError(f"{flag}{self}: no run there (it has no config.json); name a run, such as runs/NAME")
 
     def check_trained(self) -> None:
-        """Sees to it that the run has a model.
-
-        Raises:
-            CheckpointError: there is no such folder, or no model in it yet.
-        """
+        """Sees to it that the run has a model. Raises CheckpointError: there is no such folder, or no model in it
+        yet."""
         if not self.path.is_dir():
             raise CheckpointError(f"{self}: no such run; name its folder, such as runs/NAME")
         if not ModelFolder(self.find_best()).is_there:
             raise CheckpointError(f"{self}: no finished model there; train the run first, or go on with --resume")
 
     def find_model(self, stage: str) -> Path:
-        """Folder of the model that a stage left.
-
-        Args:
-            stage: one of `STAGES`.
-
-        Raises:
-            ConfigError: there is no stage of this name.
-            CheckpointError: the run has no such model.
-        """
+        """Folder of the model that a stage left. Raises ConfigError: it is none of `STAGES`; CheckpointError: the run
+        has no such model."""
         if stage not in STAGES:
             raise ConfigError(f"--stage {stage} is not known; use {', '.join(STAGES[:-1])} or {STAGES[-1]}")
         there = [each for each in STAGES if ModelFolder(self.model(each)).is_there]
@@ -269,15 +199,10 @@ class RunFolder:
             raise CheckpointError(f"{self}: no model of the stage {stage} there{known}; {fix}")
         return self.model(stage)
 
-    # -- making --------------------------------------------------------------------------------------------------------
-
     @classmethod
     def for_new_run(cls, config: Config) -> "RunFolder":
-        """Where a new run will be; nothing is written yet.
-
-        Raises:
-            ConfigError: the folder is there already, or cannot be one.
-        """
+        """Where a new run will be; nothing is written yet. Raises ConfigError: the folder is there already, or cannot
+        be one."""
         output = Path(config.output_dir)
         if output.exists() and not output.is_dir():
             raise ConfigError(f"--output_dir {output} is a file; name a folder")
@@ -291,12 +216,8 @@ class RunFolder:
         return cls(folder)
 
     def create(self, config: Config) -> None:
-        """Makes the folder with the configuration and the command that started the run: both, or no folder.
-
-        Raises:
-            ConfigError: it is there already.
-            CannotWrite: there is no space, or the disk fails.
-        """
+        """Makes the folder with the configuration and the command that started the run: both, or no folder. Raises
+        ConfigError: it is there already; CannotWrite: there is no space, or the disk fails."""
 
         def fill(aside: Path) -> None:
             config.save(RunFolder(aside).config)
@@ -316,9 +237,23 @@ class RunFolder:
         self.path.mkdir()
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keeps a second process from writing to the run while entered.
-
-        Raises:
-            CheckpointError: another process has it.
-        """
+        """Keeps a second process from writing to the run while entered. Raises CheckpointError: another process has
+        it."""
         return locked(self.path)
+
+
+def read_earlier(init_from: str | None) -> Config | BertEncoder | None:
+    """What the folder that `--init_from` names says about its model: the settings of an earlier run, or of a model of
+    one, or the description of a pretrained encoder; read without PyTorch, and without the weights. None where no model
+    is named, or the folder holds none: whoever loads the weights says so.
+
+    Raises CheckpointError: a file is damaged, or the encoder is of a kind that HIM does not compute.
+    """
+    if not init_from:
+        return None
+    folder = Path(init_from)
+    if is_bert(folder):
+        return read_bert(folder)
+    places = (ModelFolder(RunFolder(folder).best), ModelFolder(folder))
+    found = [place.config for place in places if place.config.is_file()]
+    return Config.load(found[0]) if found else None

@@ -25,16 +25,9 @@ MOST_TIMES = 8  # that a model is larger in floats than in its file, which may h
 
 
 def find_model(flag: str, name: str, task_type: str) -> Path:
-    """Folder of the model that a flag names: a run's best one, or one of another stage such as RUN/compressed/pruned.
-
-    Args:
-        flag: for messages, such as `--init_from`.
-        name: of the run or model folder.
-        task_type: that it has to be of.
-
-    Raises:
-        CheckpointError: it holds no model, or one of another task.
-    """
+    """Folder of the model that a flag such as `--init_from` names: the best one of the run `name`, or one of another
+    stage such as RUN/compressed/pruned. Raises CheckpointError: it holds no model, or one of another task than
+    `task_type`."""
     best = RunFolder(Path(name)).find_best()
     if not best.is_dir() and ModelFolder(Path(name)).is_there:
         best = Path(name)
@@ -52,11 +45,8 @@ def find_model(flag: str, name: str, task_type: str) -> Path:
 
 
 def load_stage(task: Task, folder: Path, compute: Compute) -> nn.Module:
-    """The model of a folder, float or int8, on its device and ready to be used.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
+    """The model of a folder, float or int8, on its device and ready to be used. Raises CheckpointError: a file is
+    missing or damaged."""
     check_model(folder)
     _check_size(task.config, folder)
     model = task.build_model()

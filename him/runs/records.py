@@ -6,17 +6,61 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from him.core.errors import CheckpointError
-from him.core.files import cannot_write, write_file
-from him.runs.appended_file import AppendedFile
+from him.core.files import cannot_write, sync, write_file
 from him.runs.folder import RunFolder
 
 Point = tuple[str, float, float | None]  # tag, epoch, value
+
+
+class AppendedFile:
+    """Collects what is written and appends it at `flush`: all of it, or nothing until a later flush.
+
+    Python's own buffered files lose or double a part of what the disk did not take.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+        sync(path.parent)  # or a power cut could take its name, whatever is flushed into it
+        self._size = path.stat().st_size
+        self._waiting = bytearray()
+
+    def write(self, data: bytes) -> int:
+        """Collects bytes; returns their number."""
+        self._waiting += data
+        return len(data)
+
+    def flush(self, to_disk: bool = False) -> None:
+        """Appends what was collected; `to_disk` waits until the disk has it. Raises CannotWrite: there is no space, or
+        the disk fails; the file is as it was, and what was collected stays."""
+        try:
+            if os.fstat(self._file.fileno()).st_size > self._size:  # what an earlier call could not take back
+                self._file.truncate(self._size)
+            written = 0
+            while written < len(self._waiting):
+                written += os.write(self._file.fileno(), memoryview(self._waiting)[written:])
+            if to_disk:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):  # of a disk that fails altogether
+                self._file.truncate(self._size)
+            raise cannot_write(error, self.path, len(self._waiting)) from None
+        self._size += len(self._waiting)
+        self._waiting = bytearray()
+
+    def close(self) -> None:
+        """Flushes and closes the file, which is closed even where the disk is full."""
+        try:
+            self.flush()
+        finally:
+            self._file.close()
 
 
 class MetricWriter:
@@ -55,43 +99,30 @@ class MetricWriter:
 
     def write(self, metrics: Mapping[str, float], step: int, epoch: float, stage: str = "train") -> None:
         """Records numbers by TensorBoard tag. A NaN is left out of the JSON lines, which cannot hold it, as null."""
-        from torch.utils.tensorboard.summary import scalar
-
         for tag, value in metrics.items():
-            self._event(step, summary=scalar(tag, value))
+            self._event(step, summary=_summary("scalar", tag, value))
             number = value if math.isfinite(value) else None
             record = {"step": step, "epoch": round(epoch, 6), "stage": stage, "tag": tag, "value": number}
             self._lines.write(f"{json.dumps(record)}\n".encode())
 
     def picture(self, tag: str, image: np.ndarray, step: int) -> None:
         """Records a picture (height, width, 3) uint8."""
-        from torch.utils.tensorboard.summary import image as picture
-
-        self._event(step, summary=picture(tag, image, dataformats="HWC"))
+        self._event(step, summary=_summary("image", tag, image, dataformats="HWC"))
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Records a text."""
-        from torch.utils.tensorboard.summary import text
-
-        self._event(step, summary=text(tag, markdown))
+        self._event(step, summary=_summary("text", tag, markdown))
 
     def hyperparameters(self, settings: Mapping[str, Any], metric_tags: list[str]) -> None:
         """Fills the HParams tab, in the same event file."""
-        from torch.utils.tensorboard.summary import hparams
-
-        plain = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in settings.items()
-        }
-        for summary in hparams(plain, dict.fromkeys(metric_tags, 0.0)):
+        kept = bool | int | float | str
+        plain = {name: value if isinstance(value, kept) else str(value) for name, value in settings.items()}
+        for summary in _summary("hparams", plain, dict.fromkeys(metric_tags, 0.0)):
             self._event(None, summary=summary)
 
     def flush(self, to_disk: bool = False) -> None:
-        """Appends to both files, for other readers; `to_disk` waits until even a power cut leaves it.
-
-        Raises:
-            CannotWrite: there is no space; nothing is lost, and the next call tries again.
-        """
+        """Appends to both files, for other readers; `to_disk` waits until even a power cut leaves it. Raises
+        CannotWrite: there is no space; nothing is lost, and the next call tries again."""
         self._lines.flush(to_disk)
         self._events.flush(to_disk)
 
@@ -103,12 +134,15 @@ class MetricWriter:
             self._events.close()
 
 
-def read_points(run: RunFolder) -> list[Point]:
-    """All records of a run.
+def _summary(kind: str, *content: Any, **form: Any) -> Any:
+    """What TensorBoard shows, made by its function of this name."""
+    from torch.utils.tensorboard import summary
 
-    Raises:
-        CheckpointError: the run has no `metrics.jsonl`, or a line of it is not JSON.
-    """
+    return getattr(summary, kind)(*content, **form)
+
+
+def read_points(run: RunFolder) -> list[Point]:
+    """All records of a run. Raises CheckpointError: the run has no `metrics.jsonl`, or a line of it is not JSON."""
     try:
         records = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
         return [(record["tag"], record["epoch"], record["value"]) for record in records]
@@ -125,11 +159,8 @@ def _next_name(folder: Path) -> str:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keeps the records up to `step`; a last line that broke off goes too. Damaged ones are kept aside.
-
-    Raises:
-        CannotWrite: there is no space.
-    """
+    """Keeps the records up to `step`; a last line that broke off goes too. Damaged ones are kept aside. Raises
+    CannotWrite: there is no space."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     kept, damaged = [], 0
     for number, line in enumerate(lines, start=1):

@@ -19,21 +19,15 @@ OWN = {"cache_dir": tuple(f"{prefix}-*" for prefix in _PREFIXES), "attention_dir
 
 
 def check_files(folder: Path) -> None:
-    """Sees to it that whatever is read in a folder has an end; links to files are fine, as in the hub's cache.
-
-    Raises:
-        CheckpointError: something is neither a file nor a folder.
-    """
+    """Sees to it that whatever is read in a folder has an end; links to files are fine, as in the hub's cache. Raises
+    CheckpointError: something is neither a file nor a folder."""
     for path in sorted(folder.iterdir()):
         _check_kind(path)
 
 
 def check_writable(run: Path) -> None:
-    """Sees to it that writing into a run, and removing what is old, stays in its folder.
-
-    Raises:
-        CheckpointError: a link leads out of it, or something is neither a file nor a folder.
-    """
+    """Sees to it that writing into a run, and removing what is old, stays in its folder. Raises CheckpointError: a link
+    leads out of it, or something is neither a file nor a folder."""
     home = os.path.realpath(run)
     for parent, folders, files in os.walk(home):
         for path in (Path(parent, name) for name in (*folders, *files)):
@@ -50,13 +44,9 @@ def check_places(run: Path, config: Config, given: Collection[str] = ()) -> None
     A run that is still where its settings say that it was made, by an absolute path, may name any place; a run that
     was moved, any place that holds such files already.
 
-    Args:
-        run: its folder.
-        config: its settings, with those that were changed.
-        given: the settings that were given by flags.
+    `config` is with the settings that were changed; those named in `given` were given by flags.
 
-    Raises:
-        ConfigError: the run's own settings name another place.
+    Raises ConfigError: the run's own settings name another place.
     """
     made_at = Path(config.output_dir, run.name)
     if made_at.is_absolute() and made_at.resolve() == run.resolve():

@@ -12,22 +12,15 @@ TELLING_TAGS = ("F1/val", "ROUGE-L/val", "Bits_Per_Byte/val")
 
 
 def usual_tags(run: Path) -> list[str]:
-    """The tags to compare where none is named: the one that tells most of the run's task, and the loss.
-
-    Raises:
-        CheckpointError: as `read_curve`.
-    """
+    """The tags to compare where none is named: the one that tells most of the run's task, and the loss; for errors see
+    `read_curve`."""
     there = {tag for tag, _, _ in read_points(RunFolder(run))}
     return [*[tag for tag in TELLING_TAGS if tag in there], "Loss/val"]
 
 
 def read_curve(run: Path, tag: str) -> tuple[list[float], list[float]]:
-    """Epochs and values of one tag.
-
-    Raises:
-        CheckpointError: the run has no `metrics.jsonl`, or a line of it is not JSON.
-        ConfigError: the tag is not in it.
-    """
+    """Epochs and values of one tag. Raises CheckpointError: the run has no `metrics.jsonl`, or a line of it is not
+    JSON; ConfigError: the tag is not in it."""
     found = read_points(RunFolder(run))
     points = [(epoch, value) for name, epoch, value in found if name == tag]
     if not points:
@@ -38,11 +31,8 @@ def read_curve(run: Path, tag: str) -> tuple[list[float], list[float]]:
 
 
 def draw_curves(runs: Sequence[Path], labels: Sequence[str], tags: Sequence[str], path: Path) -> None:
-    """Draws one panel for each tag, a line for each run, as a PNG.
-
-    Raises:
-        CheckpointError, ConfigError: as `read_curve`.
-    """
+    """Draws one panel for each tag, a line for each run, as a PNG. Raises CheckpointError, ConfigError: as
+    `read_curve`."""
     import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

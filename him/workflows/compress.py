@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from him.compression.pipeline import compress, finished_report
-from him.compression.plots import draw_front
 from him.compression.pruning import check_amount
-from him.compression.report import pareto_table
+from him.compression.report import draw_front, pareto_table
 from him.config import Config
 from him.config.resolve import with_changes
 from him.core.compute import Compute, choose_compute, keep_freed_memory
@@ -22,24 +21,16 @@ from him.tasks.base import Task
 
 
 def compress_run(run: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Does the stage after training on a finished run, in the place of what is there.
+    """Does the stage after training on a finished run, in the place of what is there, with `changes` of its settings;
+    returns what `him.compression.pipeline.compress` does.
 
-    Args:
-        run: its folder.
-        changes: settings that differ from the run's.
-
-    Returns:
-        See `him.compression.pipeline.compress`.
-
-    Raises:
-        HimError: a setting, the run or its data do not allow it.
+    Raises HimError: a setting, the run or its data do not allow it.
     """
     folder = RunFolder(run)
     config = _config(folder, changes)
     with folder.locked():
         folder.compressed.remove_leftovers()
-        task, compute = _prepare(folder, config)
-        return compress(folder, config, task, compute)
+        return compress(folder, config, *_prepare(folder, config))
 
 
 def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float]) -> dict[str, Any]:
@@ -49,10 +40,7 @@ def sweep(run: Path, changes: Mapping[str, Any], amounts: Sequence[str | float])
 
     Returns:
         `points` (the stages of all reports, each with its `pruning_amount`), `table`, `summary`, `picture`: what is
-        also written to `sweep/sweep.json` and `sweep/sweep.png`.
-
-    Raises:
-        HimError: see `compress_run`.
+        also written to `sweep/sweep.json` and `sweep/sweep.png`. For errors see `compress_run`.
     """
     if "pruning_amount" in changes:
         raise ConfigError("--pruning_amount beside --sweep: name all amounts after --sweep")
@@ -83,8 +71,8 @@ def _sweep(run: RunFolder, configs: Sequence[Config]) -> dict[str, Any]:
         points += [{"pruning_amount": config.pruning_amount, **stage} for stage in report["stages"][-2:]]
     picture = run.sweep_picture
     picture.write_bytes(encode_png(draw_front(points, metric)))
-    result = {"points": points, "metric": metric, "table": pareto_table(points, metric), "picture": str(picture)}
-    result["summary"] = f"picture: {picture}"
+    table, summary = pareto_table(points, metric), f"picture: {picture}"
+    result = {"points": points, "metric": metric, "table": table, "picture": str(picture), "summary": summary}
     write_json(run.sweep_report, result)
     return result
 

@@ -1,19 +1,37 @@
-"""A run from its first step to its results: training, final evaluation, compression."""
+"""A run from its first step to its results: training, final evaluation, compression.
 
-from collections.abc import Callable
+In a process one run trains at a time.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from him.compression.pipeline import compress, finished_report, report_of
+from him.core.errors import ConfigError
 from him.core.files import CannotWrite, cannot_write, write_json
 from him.core.signals import raise_if_stopped
 from him.runs.checkpoint import load_weights, save_model
-from him.runs.folder import RunFolder
 from him.training.trainer import Trainer
 
 OnResult = Callable[[dict[str, Any]], None]
+_ALONE = threading.Lock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keeps a second run from drawing from the same generator in another thread: neither could be repeated. Raises
+    ConfigError: another one trains in this process."""
+    if not _ALONE.acquire(blocking=False):
+        raise ConfigError("another run trains in this process; train this one after it, or in a process of its own")
+    try:
+        yield
+    finally:
+        _ALONE.release()
 
 
 def train_to_the_end(trainer: Trainer, on_result: OnResult | None, keep_report: bool = False) -> dict[str, Any]:
@@ -21,11 +39,8 @@ def train_to_the_end(trainer: Trainer, on_result: OnResult | None, keep_report: 
 
     Args:
         trainer: where the run stands.
-        on_result: called with the result before the compression.
+        on_result, returns: see `him.workflows.train.train`.
         keep_report: whether the models that were compressed stay, whatever the settings of the compression were.
-
-    Returns:
-        See `him.workflows.train.train`.
 
     Raises:
         CannotWrite: the disk is full, broken or write-protected.
@@ -39,15 +54,17 @@ def train_to_the_end(trainer: Trainer, on_result: OnResult | None, keep_report: 
 
 
 def _train_to_the_end(trainer: Trainer, on_result: OnResult | None, keep_report: bool) -> dict[str, Any]:
-    run = trainer.folder
     _show_start(trainer)
     trainer.fit()
     raise_if_stopped()
-    result = _evaluate_best(trainer, run)
+    result = _evaluate_best(trainer)
     if on_result is not None:
         on_result(result)
-    if trainer.config.compress:
-        result["compression"] = _compress(trainer, run, result["metrics"], keep_report)
+    run, task, config, compute = trainer.folder, trainer.task, trainer.config, trainer.compute
+    if config.compress:
+        run.compressed.remove_leftovers()
+        done = report_of(run) if keep_report else finished_report(run, config, task, compute)
+        result["compression"] = done or compress(run, config, task, compute, trained_metrics=result["metrics"])
     return result
 
 
@@ -70,31 +87,22 @@ def _show_start(trainer: Trainer) -> None:
     )
 
 
-def _evaluate_best(trainer: Trainer, run: RunFolder) -> dict[str, Any]:
+def _evaluate_best(trainer: Trainer) -> dict[str, Any]:
     """Measures the best model with every metric on the whole validation set, and saves what the task found by it."""
-    task = trainer.task
+    run, task, progress = trainer.folder, trainer.task, trainer.progress
     load_weights(trainer.model, run.best)
     evaluation = task.evaluate(trainer.model, trainer.compute, final=True)
-    state = trainer.state
-    position = {"step": state.best_step, "epoch": round(state.best_step / trainer.steps_per_epoch, 6)}
-    save_model(run.best, trainer.config, trainer.model, task, {**position, **evaluation.metrics})
+    step = trainer.state.best_step
+    epoch = round(step / trainer.steps_per_epoch, 6)
+    save_model(run.best, trainer.config, trainer.model, task, {"step": step, "epoch": epoch, **evaluation.metrics})
     for name, content in evaluation.predictions.items():
         write_json(run.path / name, content)
-    progress = trainer.progress
     speed = progress.tokens_seen / progress.train_seconds if progress.train_seconds else 0.0
     return {
         "run": str(run),
-        "best_step": position["step"],
-        "best_epoch": position["epoch"],
+        "best_step": step,
+        "best_epoch": epoch,
         "train_seconds": round(progress.train_seconds, 2),
         "tokens_per_second": round(speed, 1),
         "metrics": evaluation.metrics,
     }
-
-
-def _compress(trainer: Trainer, run: RunFolder, trained_metrics: dict[str, float], keep_report: bool) -> dict[str, Any]:
-    """The report of the smaller models, which are made unless they are there."""
-    task, config, compute = trainer.task, trainer.config, trainer.compute
-    run.compressed.remove_leftovers()
-    done = report_of(run) if keep_report else finished_report(run, config, task, compute)
-    return done or compress(run, config, task, compute, trained_metrics=trained_metrics)

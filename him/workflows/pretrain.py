@@ -19,7 +19,7 @@ from him.runs.checkpoint import Checkpoint, Checkpoints, load_weights, save_tens
 from him.runs.folder import ModelFolder, RunFolder
 from him.runs.records import MetricWriter
 from him.tasks.base import PretrainableTask, Task
-from him.training.trainer import Interrupted, Trainer
+from him.training.trainer import Trainer
 
 PRETRAINING_VERSION = 2  # counted up when pretraining with the same settings and data comes out differently
 
@@ -30,9 +30,7 @@ def pretrain(model: nn.Module, task: Task, config: Config, compute: Compute, run
     The curves are in `pretraining` in the run's folder, under the usual tags. A pretraining that was stopped goes on
     from its last checkpoint.
 
-    Raises:
-        Interrupted: a signal ended it.
-        HimError: it cannot go on.
+    Raises Interrupted: a signal ended it, named after the run within the run; HimError: it cannot go on.
     """
     if not config.pretrain_epochs:
         return
@@ -59,12 +57,9 @@ def begun_pretraining(run: RunFolder) -> Checkpoint | None:
 
 def _check_settings(run: RunFolder, checkpoint: Checkpoint, config: Config) -> None:
     """Raises CheckpointError if the run's settings were changed by hand since."""
-    then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
-    if changed := [name for name in pretraining_settings() if then.get(name, now[name]) != now[name]]:
-        raise CheckpointError(
-            f"{run.config}: {', '.join(changed)} changed since the pretraining was begun; restore it, or "
-            "start a new run"
-        )
+    if changed := sorted(checkpoint.changed_settings(config).keys() & pretraining_settings()):
+        begun = "changed since the pretraining was begun; restore it, or start a new run"
+        raise CheckpointError(f"{run.config}: {', '.join(changed)} {begun}")
 
 
 def _is_whole(kept: Path) -> bool:
@@ -78,10 +73,10 @@ def _is_whole(kept: Path) -> bool:
 def _train(pretraining: Task, begins_with: nn.Module, compute: Compute, run: RunFolder, kept: Path) -> None:
     """The usual trainer in a folder of its own; its last weights are kept for this run and for others."""
     folder, checkpoint = run.pretraining, begun_pretraining(run)
-    if checkpoint is not None:
-        _check_settings(run, checkpoint, pretraining.config)
-    else:
+    if checkpoint is None:
         folder.begin_anew()
+    else:
+        _check_settings(run, checkpoint, pretraining.config)
     torch.manual_seed(pretraining.config.seed)
     model = pretraining.build_model().to(compute.device)
     model.model.load_state_dict(begins_with.state_dict())
@@ -89,11 +84,7 @@ def _train(pretraining: Task, begins_with: nn.Module, compute: Compute, run: Run
     trainer.restore_best()
     examples = f"{pretraining.examples_per_epoch:,} examples an epoch without labels"
     print(f"pretraining: {examples}, {trainer.max_steps:,} steps", flush=True)
-    try:
-        trainer.fit()
-    except Interrupted as interrupted:
-        raise Interrupted(interrupted.signal, run.path) from None
-
+    trainer.fit()
     _keep(model.model, folder, kept)
     for path in (folder.checkpoints, folder.best):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,16 +1,16 @@
 """Resuming a run: what may have changed since it was stopped, and going on from its newest whole checkpoint."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from him.compression.pipeline import naming
 from him.config import Config
 from him.config.options import with_role
 from him.config.resolve import with_changes
 from him.config.values import raise_together
-from him.core.compute import Compute, choose_compute, keep_freed_memory
+from him.core.compute import Compute, choose_compute
 from him.core.errors import CheckpointError, ConfigError
 from him.core.files import write_json
 from him.runs.checkpoint import Checkpoint, Checkpoints
@@ -18,12 +18,9 @@ from him.runs.environment import describe_environment, differences
 from him.runs.folder import RunFolder
 from him.runs.untrusted import check_places, check_writable
 from him.training.trainer import Trainer
-from him.workflows.finish import OnResult, train_to_the_end
-from him.workflows.initial_weights import load_initial
-from him.workflows.prepare import check_pruning, prepare_task
+from him.workflows.finish import OnResult, alone, train_to_the_end
+from him.workflows.prepare import build, load_initial
 from him.workflows.pretrain import begun_pretraining, pretrain
-from him.workflows.process import alone, naming
-from him.workflows.teacher import build_objective
 
 # What may change when a run goes on: budgets, records and the machine, nothing that a trained weight depends on.
 MAY_CHANGE = frozenset(with_role("budget", "machine", "report", "cache", "compression"))
@@ -41,7 +38,7 @@ def resume(
     Args:
         folder: of the run.
         changes: settings that were given beside `--resume`.
-        on_result: see `train`.
+        on_result, returns: see `train`.
         allow_inexact: whether it may go on where the bits of the result will be others: on another device, say.
 
     Raises:
@@ -64,12 +61,7 @@ def _resume(run: RunFolder, changes: dict[str, Any], on_result: OnResult | None,
         _check_settings(run, checkpoint, before)
     if (begun := checkpoint or begun_pretraining(run)) is not None:
         _check_environment(run, begun, config, compute, allow_inexact)
-    keep_freed_memory()
-    task = prepare_task(config, run)
-    objective = build_objective(task, config, compute)
-    torch.manual_seed(config.seed)
-    model = task.build_model()
-    check_pruning(model, config)
+    task, objective, model = build(config, compute, run)
     if checkpoint is None:
         load_initial(model, config)
         pretrain(model, task, config, compute, run)
@@ -94,17 +86,14 @@ def _resume(run: RunFolder, changes: dict[str, Any], on_result: OnResult | None,
 
 
 def _changed(before: Config, changes: dict[str, Any]) -> Config:
-    """The run's configuration with the changes that are allowed.
-
-    Raises:
-        ConfigError: a setting would make it another run.
-    """
+    """The run's configuration with the changes that are allowed. Raises ConfigError: a setting would make it another
+    run."""
     after = with_changes(before, changes)
     different = [name for name in changes if getattr(after, name) != getattr(before, name)]
+    fix = "leave the flag out, or start a new run with --init_from"
     raise_together(
         [
-            f"--{name} {getattr(after, name)} with --resume: the run has {getattr(before, name)}; leave the flag out, "
-            f"or start a new run with --init_from"
+            f"--{name} {getattr(after, name)} with --resume: the run has {getattr(before, name)}; {fix}"
             for name in different
             if name not in MAY_CHANGE | MAY_MOVE - {"output_dir", "run_name"}
         ]
@@ -115,18 +104,13 @@ def _changed(before: Config, changes: dict[str, Any]) -> Config:
 
 
 def _check_settings(run: RunFolder, checkpoint: Checkpoint, config: Config) -> None:
-    """Compares the settings in the run's folder with those that the checkpoint was made under.
-
-    Raises:
-        CheckpointError: one that the weights depend on was changed by hand.
-    """
-    then, now = checkpoint.state["config"], json.loads(json.dumps(config.to_dict()))
-    free = MAY_CHANGE | MAY_MOVE
-    for name in sorted(MAY_CHANGE):
-        if then.get(name, now[name]) != now[name]:
-            print(f"config.json: --{name} {then[name]} → {now[name]} since the checkpoint was made", flush=True)
-    changed = [name for name, value in now.items() if name not in free and then.get(name, value) != value]
-    if changed:
+    """Compares the settings in the run's folder with those that the checkpoint was made under. Raises CheckpointError:
+    one that the weights depend on was changed by hand."""
+    different = checkpoint.changed_settings(config)
+    for name in sorted(MAY_CHANGE & different.keys()):
+        then, now = different[name]
+        print(f"config.json: --{name} {then} → {now} since the checkpoint was made", flush=True)
+    if changed := [name for name in different if name not in MAY_CHANGE | MAY_MOVE]:
         raise CheckpointError(
             f"{run.config}: {', '.join(changed)} changed since the checkpoint was made; restore it, or "
             f"start a new run with --init_from {run}"
@@ -135,11 +119,7 @@ def _check_settings(run: RunFolder, checkpoint: Checkpoint, config: Config) -> N
 
 def _check_environment(run: RunFolder, checkpoint: Checkpoint, config: Config, compute: Compute, allowed: bool) -> None:
     """Takes over the number of threads; what else differs from where the checkpoint was made is said, and has to be
-    allowed.
-
-    Raises:
-        CheckpointError: it is not.
-    """
+    allowed. Raises CheckpointError: it is not."""
     before = checkpoint.state["machine"]
     if config.num_threads is None and before["num_threads"] != torch.get_num_threads():
         torch.set_num_threads(before["num_threads"])  # the number of threads changes the bits of every sum

@@ -3,20 +3,15 @@
 import warnings
 from typing import Any
 
-import torch
-
+from him.compression.pipeline import naming
 from him.config import Config
 from him.config.resolve import resolve
-from him.core.compute import choose_compute, keep_freed_memory
-from him.runs.earlier import read_earlier
-from him.runs.folder import RunFolder
+from him.core.compute import choose_compute
+from him.runs.folder import RunFolder, read_earlier
 from him.training.trainer import Trainer
-from him.workflows.finish import OnResult, train_to_the_end
-from him.workflows.initial_weights import load_initial
-from him.workflows.prepare import check_pruning, prepare_task
+from him.workflows.finish import OnResult, alone, train_to_the_end
+from him.workflows.prepare import build, load_initial
 from him.workflows.pretrain import pretrain
-from him.workflows.process import alone, naming
-from him.workflows.teacher import build_objective
 
 
 @alone()
@@ -43,12 +38,7 @@ def train(config: Config, on_result: OnResult | None = None, *, announce: OnResu
     config = resolve(config, read_earlier(config.init_from))
     folder = RunFolder.for_new_run(config)
     compute = choose_compute(config.device, config.precision, config.num_threads)
-    keep_freed_memory()
-    task = prepare_task(config)
-    objective = build_objective(task, config, compute)
-    torch.manual_seed(config.seed)
-    model = task.build_model()
-    check_pruning(model, config)
+    task, objective, model = build(config, compute)
     load_initial(model, config)
     folder.create(config)
     with folder.locked(), naming(folder):

@@ -2,12 +2,11 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from him.config import Config
 from him.core.compute import choose_compute
@@ -17,8 +16,7 @@ from him.runs.checkpoint import Checkpoint, Checkpoints, check_finite, load_tens
 from him.runs.environment import describe_environment, differences
 from him.runs.folder import STAGES, TRAINED, RunFolder
 from him.training.trainer import Trainer
-from him.workflows.prepare import prepare_task
-from him.workflows.teacher import build_objective
+from him.workflows.prepare import build
 
 
 @dataclass(frozen=True)
@@ -31,21 +29,17 @@ class Finding:
 
 
 def verify_files(run: Path) -> Iterator[Finding]:
-    """Checksums and finiteness of all checkpoints and models of a run.
-
-    Raises:
-        CheckpointError: there is no run.
-    """
+    """Checksums and finiteness of all checkpoints and models of a run. Raises CheckpointError: there is no run."""
     folder = RunFolder(run)
     folder.check_begun()
     checkpoints = Checkpoints(folder.checkpoints, 1)
-    saved, models = checkpoints.list(), _models(folder)
+    later = [each.model(stage) for each in folder.compressions() for stage in STAGES if stage != TRAINED]
+    models = [path for path in (folder.find_best(), *later) if path.is_dir()]
+    saved = checkpoints.list()
     if not saved and not models:
         yield Finding(str(run), False, "nothing saved yet: neither a checkpoint nor a model")
-    for path in saved:
-        yield _verify(path, others_allowed=False)
-    for path in models:
-        yield _verify(path, others_allowed=True)
+    for path in (*saved, *models):
+        yield _verify(path, others_allowed=path in models)
     if _lacks_best(folder, checkpoints):
         yield Finding(folder.best.name, False, "missing; --resume makes it again from its checkpoint")
     for aside in folder.quarantined():
@@ -60,11 +54,6 @@ def _lacks_best(run: RunFolder, checkpoints: Checkpoints) -> bool:
         return checkpoints.load(checkpoints.list()[-1]).state["loop"].get("best_value") is not None
     except CheckpointError:
         return False  # which is told by itself
-
-
-def _models(run: RunFolder) -> list[Path]:
-    later = [each.model(stage) for each in run.compressions() for stage in STAGES if stage != TRAINED]
-    return [path for path in (run.find_best(), *later) if path.is_dir()]
 
 
 def _verify(folder: Path, others_allowed: bool) -> Finding:
@@ -86,8 +75,7 @@ def replay(run: Path) -> Finding:
 
     Nothing is written to the run.
 
-    Raises:
-        HimError: the data are gone or have changed, or this is another machine.
+    Raises HimError: the data are gone or have changed, or this is another machine.
     """
     folder = RunFolder(run)
     checkpoints = Checkpoints(folder.checkpoints, 1)
@@ -106,17 +94,15 @@ def replay(run: Path) -> Finding:
     compute = choose_compute(config.device, config.precision, config.num_threads)
     if different := differences(newest.state["machine"], describe_environment(compute)):
         return Finding(what, True, f"left out: another machine than that of the run ({', '.join(different)})")
-    task = prepare_task(config, folder)
-    objective = build_objective(task, config, compute)
+    task, objective, model = build(config, compute, folder)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            model = task.build_model().to(compute.device)
-            trainer = Trainer(task, config, RunFolder(Path(scratch)), compute, model, before, objective)
+            scratch_run = RunFolder(Path(scratch))
+            trainer = Trainer(task, config, scratch_run, compute, model.to(compute.device), before, objective)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(scratch, str(run))) from None
         trainer.fit(until=newest.step)
-        again = trainer.checkpoint()
-        other = _first_difference(newest, again)
+        other = _first_difference(newest, trainer.checkpoint())
     if other is not None:
         return Finding(what, False, f"the bits differ, first in {other}")
     return Finding(what, True, "all bits agree")
@@ -124,7 +110,7 @@ def replay(run: Path) -> Finding:
 
 def _first_difference(one: Checkpoint, other: Checkpoint) -> str | None:
     for part in ("weights", "optimizer_state", "ema"):
-        tensors: tuple[Mapping[str, Tensor], ...] = (getattr(one, part), getattr(other, part))
+        tensors = (getattr(one, part), getattr(other, part))
         for name in sorted(set(tensors[0]) | set(tensors[1])):
             pair = [each.get(name) for each in tensors]
             if None in pair or not torch.equal(pair[0], pair[1].cpu()):

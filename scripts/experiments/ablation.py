@@ -16,10 +16,9 @@ from him.config.options import only_roles, with_role
 from him.config.resolve import resolve
 from him.config.yaml_file import read_yaml
 from him.core.errors import ConfigError
-from him.runs.earlier import read_earlier
-from him.runs.folder import RunFolder
+from him.runs.folder import RunFolder, read_earlier
 from him.tasks.squad.sources import load_squad
-from him.workflows.initial_weights import initial_folder
+from him.workflows.prepare import initial_folder
 from him.workflows.resume import resume
 from him.workflows.train import train
 from scripts.experiments.ablation_report import TrainedStep, write_report

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from him.compression import fine_tuning
+from him.compression import stages
 from him.compression.pruning import magnitude_masks
 from him.config import Config
 from him.tasks import task_class
@@ -159,7 +159,7 @@ def test_the_teacher_is_the_unpruned_model(copied, monkeypatch):
         given.append((teacher, weight, masks))
         return objective_with_teacher(task, teacher, weight, masks)
 
-    monkeypatch.setattr(fine_tuning, "objective_with_teacher", watched)
+    monkeypatch.setattr(stages, "objective_with_teacher", watched)
     run = copied("lm", compressed=False)
     compress_run(run, {"fine_tune_distillation_weight": 0.8})
     ((teacher, weight, masks),) = given

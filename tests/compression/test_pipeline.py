@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import him
-from him.compression import latency, pipeline, progress, pruning_stage, quantization
+from him.compression import latency, pipeline, stages
 from him.config import Config
 from him.config.options import OPTIONS, with_role
 from him.core.errors import CheckpointError, ConfigError
@@ -314,14 +314,14 @@ def is_part(source: object, *_: object) -> bool:
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "ranking units": lambda: kill_before(pruning_stage, "choose_units"),
-    "before the pruned model is noted": lambda: kill_before(progress, "write_json", 3),
+    "ranking units": lambda: kill_before(stages, "choose_units"),
+    "before the pruned model is noted": lambda: kill_before(pipeline, "write_json", 3),
     "before the first step": lambda: kill_before(Trainer, "train_step", 1),
     "before the first checkpoint": lambda: kill_before(Trainer, "save", 1),
     "before the last checkpoint": lambda: kill_before(Trainer, "save", 2),
-    "before the tuned model is noted": lambda: kill_before(progress, "write_json", 4),
-    "quantizing": lambda: kill_before(quantization, "save_int8"),
-    "before the int8 model is noted": lambda: kill_before(progress, "write_json", 5),
+    "before the tuned model is noted": lambda: kill_before(pipeline, "write_json", 4),
+    "quantizing": lambda: kill_before(stages, "save_int8"),
+    "before the int8 model is noted": lambda: kill_before(pipeline, "write_json", 5),
     "measuring": lambda: kill_before(latency, "measure_speeds"),
     "before the report": lambda: kill_before(pipeline, "draw_report"),
     "before the renames": lambda: kill_before(shutil, "rmtree", 1, lambda path, *_: str(path).endswith("checkpoints")),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from him.compression.plots import draw_front, draw_report
+from him.compression.report import draw_front, draw_report
 from tests.compression.test_report import stage
 
 STAGES = [stage(), stage("pruned", 7.0, 14.0), stage("int8", 2.0, 5.0, F1=58.0)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from him.compression.progress import Progress
+from him.compression.pipeline import Progress
 from him.core.files import write_folder
 from him.core.signals import Stopped
 from him.runs.folder import CompressionFolder

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from him.compression import latency, pruning_stage
+from him.compression import latency, stages
 from him.config import Config
 from him.core.compute import Compute
 from him.runs.models import load_stage
@@ -61,7 +61,7 @@ def quickly() -> Iterator[None]:
             (latency, "ROUNDS", 1),
             (latency, "RUN_SECONDS", 0.0),
             (latency, "SHAPES", shapes),
-            (pruning_stage, "IMPORTANCE_EXAMPLES", 32),
+            (stages, "IMPORTANCE_EXAMPLES", 32),
             (SquadTask, "example_inputs", lambda self: dict(_squad_example())),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))

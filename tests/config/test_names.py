@@ -26,7 +26,7 @@ OLD = {
 def test_names():
     assert OLD.items() <= NAMES.items()
     assert all(NAMES[name] == name for name in OPTIONS)
-    aliases = [alias for each in OPTIONS.values() for alias in each.metadata.get("aliases", ())]
+    aliases = [alias for each in OPTIONS.values() for alias in each.metadata["aliases"]]
     assert len(NAMES) == len(OPTIONS) + len(aliases), "an alias stands for one setting, and is none itself"
 
 

@@ -13,7 +13,7 @@ from him.config.bert import RECIPE, BertEncoder
 from him.config.options import OPTIONS, TASKS, readers_of, task_defaults
 from him.config.resolve import fine_tuning_config, resolve, with_changes
 from him.core.errors import CheckpointError, ConfigError
-from him.runs.earlier import read_earlier
+from him.runs.folder import read_earlier
 
 
 def parse(line: str) -> tuple[dict, str | None]:

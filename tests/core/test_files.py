@@ -34,7 +34,7 @@ from him.core.files import (
     write_folder,
     write_json,
 )
-from him.runs.appended_file import AppendedFile
+from him.runs.records import AppendedFile
 
 WATCHED = (
     (os, "rename"),

@@ -20,9 +20,8 @@ from torch import nn
 
 from him import Config
 from him.core.files import CannotWrite, find_folder, verify_folder, write_json
-from him.runs.appended_file import AppendedFile
 from him.runs.checkpoint import Checkpoint, Checkpoints, load_tensors, save_model
-from him.runs.records import MetricWriter
+from him.runs.records import AppendedFile, MetricWriter
 from him.workflows.train import train
 from tests.reliability.faulty_disk import Fault, FaultyDisk
 from tests.small_runs import (

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from him.core.files import CannotWrite
-from him.runs.appended_file import AppendedFile
+from him.runs.records import AppendedFile
 
 
 @pytest.fixture

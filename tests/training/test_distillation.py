@@ -17,8 +17,8 @@ from him.data.cache import content_digest
 from him.runs.checkpoint import Checkpoints
 from him.tasks.base import DistillableTask, LossSums
 from him.training.objective import Distillation, Objective, WeightMasks, objective_with_teacher
+from him.workflows.prepare import build_objective
 from him.workflows.resume import resume
-from him.workflows.teacher import build_objective
 from him.workflows.train import train
 from tests.small_runs import (
     assert_one_line,

@@ -13,10 +13,10 @@ from him.config.config import Config
 from him.config.resolve import resolve
 from him.core.errors import CheckpointError, ConfigError
 from him.runs.checkpoint import load_tensors
-from him.runs.earlier import read_earlier
+from him.runs.folder import read_earlier
 from him.tasks.squad.task import SquadTask
 from him.text.tokenizer import parse_tokenizer
-from him.workflows.initial_weights import load_bert
+from him.workflows.prepare import load_bert
 from tests.small_runs import assert_one_line, call_main, flags, small_settings, writing_settings
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

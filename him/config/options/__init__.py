@@ -10,11 +10,11 @@ from dataclasses import Field, fields
 from importlib import import_module
 from typing import Any
 
-from him.config.options.generation import GenerationOptions
 from him.config.options.option import ROLES, TaskSpec
 from him.config.options.shared import (
     CompressionOptions,
     DataOptions,
+    GenerationOptions,
     ModelOptions,
     OptimizationOptions,
     OutputOptions,
@@ -44,11 +44,7 @@ _OWNERS = {each.name: name for name, spec in SPECS.items() for each in fields(sp
 
 
 def spec_of(task: str) -> TaskSpec:
-    """What is known of a task.
-
-    Raises:
-        ConfigError: there is none of this name.
-    """
+    """What is known of a task. Raises ConfigError: there is none of this name."""
     if task not in SPECS:
         near = difflib.get_close_matches(task, TASKS, 1)
         raise ConfigError(
@@ -68,11 +64,8 @@ def choices_of(name: str) -> tuple[str, ...]:
 
 
 def task_defaults(task: str) -> dict[str, Any]:
-    """What stands for None in the settings that a task reads, where anything does.
-
-    Raises:
-        ConfigError: there is no such task.
-    """
+    """What stands for None in the settings that a task reads, where anything does. Raises ConfigError: there is no such
+    task."""
     general = {name: each.metadata["fallback"] for name, each in OPTIONS.items() if "fallback" in each.metadata}
     return {name: value for name, value in (general | spec_of(task).defaults).items() if task in readers_of(name)}
 

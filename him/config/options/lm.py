@@ -10,19 +10,16 @@ class LanguageModelingOptions:
     """Language modelling."""
 
     corpus_dir: str | None = option(
-        None,
-        "lm: folder whose .txt files, at any depth, are the corpus",
-        role=("data", "validation", "path"),
-        metavar="FOLDER",
+        None, "lm: folder whose .txt files, at any depth, are the corpus", "data validation path", metavar="FOLDER"
     )
-    text_field: str | None = option(None, "lm: column of a hub set with the text (none: `text`)", role="data")
+    text_field: str | None = option(None, "lm: column of a hub set with the text (none: `text`)", "data")
     eval_stride: int | None = option(
         None,
         "lm: new tokens that each validation window scores; fewer see more context (none: --seq_len)",
-        role="evaluation",
+        "evaluation",
         low=1,
     )
-    max_new_tokens: int = option(128, "lm: longest continuation", role="decoding", low=1, high=100_000)
+    max_new_tokens: int = option(128, "lm: longest continuation", "decoding", low=1, high=100_000)
 
 
 SPEC = TaskSpec(

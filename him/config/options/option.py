@@ -25,22 +25,22 @@ ROLES = {
 }
 
 
-def option(default: Any, help: str, *, role: str | tuple[str, ...], **checks: Any) -> Any:
+def option(default: Any, help: str, role: str, aliases: str = "", **checks: Any) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
         default: its value when nobody names one; None stands for "the task's own" or "none".
         help: its line in `--help`.
-        role: what it is for, among `ROLES`; several where it is for several things.
-        **checks: `choices`, `low` and `high` (inclusive), `above` and `below` (exclusive), `aliases` (other flags),
-            `metavar` (what stands for its value in `--help`; by itself N or NAME),
-            `check` (of a value: what is wrong with it, or an empty text),
+        role: what it is for, among `ROLES`; several, with blanks between them, where it is for several things.
+        aliases: other flags, with blanks between them.
+        **checks: `choices`, `low` and `high` (inclusive), `above` and `below` (exclusive), `metavar` (what stands for
+            its value in `--help`; by itself N or NAME), `check` (of a value: what is wrong with it, or an empty text),
             `tasks` (the only ones that read it; a task's own section says so by itself), `fallback` (what stands for
             None where a task has no value of its own).
     """
-    roles = frozenset((role,) if isinstance(role, str) else role)
+    roles = frozenset(role.split())
     assert roles and roles <= ROLES.keys(), f"unknown roles {roles - ROLES.keys()}"
-    return field(default=default, metadata={"help": help, "roles": roles, **checks})
+    return field(default=default, metadata={"help": help, "roles": roles, "aliases": tuple(aliases.split()), **checks})
 
 
 @dataclass(frozen=True, kw_only=True)

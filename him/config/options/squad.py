@@ -9,21 +9,19 @@ from him.config.options.option import TaskSpec, option
 class SquadOptions:
     """Question answering."""
 
-    lexical_features: bool = option(True, "question answering: feed in word matches, shapes and rarity", role="shape")
+    lexical_features: bool = option(True, "question answering: feed in word matches, shapes and rarity", "shape")
     num_augmentations: int | None = option(
         None,
         "squad: each epoch sees one of so many variants of a question, with words and sentences left out, or the "
         "question itself; 0 is off",
-        role="data",
+        "data",
         fallback=0,
         low=0,
         high=100,
-        aliases=("variants",),
+        aliases="variants",
     )
-    doc_stride: int = option(
-        128, "squad: tokens that neighbouring windows of a long context share", role="examples", low=0
-    )
-    max_answer_words: int = option(15, "squad: longest answer, in words", role="data", low=1)
+    doc_stride: int = option(128, "squad: tokens that neighbouring windows of a long context share", "examples", low=0)
+    max_answer_words: int = option(15, "squad: longest answer, in words", "data", low=1)
 
 
 SPEC = TaskSpec(

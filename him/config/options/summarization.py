@@ -9,15 +9,13 @@ from him.config.options.option import TaskSpec, option
 class SummarizationOptions:
     """Summarization."""
 
-    copy_head: bool = option(True, "summarization: words may be copied from the document", role="shape")
+    copy_head: bool = option(True, "summarization: words may be copied from the document", "shape")
     document_field: str | None = option(
-        None, "summarization: field with the document (none: `document`)", role=("data", "records")
+        None, "summarization: field with the document (none: `document`)", "data records"
     )
-    summary_field: str | None = option(
-        None, "summarization: field with the summary (none: `summary`)", role=("data", "records")
-    )
+    summary_field: str | None = option(None, "summarization: field with the summary (none: `summary`)", "data records")
     max_target_len: int = option(
-        48, "summarization: tokens of --max_seq_len kept for the summary", role="examples", low=4, high=4096
+        48, "summarization: tokens of --max_seq_len kept for the summary", "examples", low=4, high=4096
     )
 
 
