@@ -1,8 +1,9 @@
 """Builders: tokenizer, embedding and encoder from the settings, as all tasks have them."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -16,6 +17,8 @@ from him.model.embeddings import EmbeddingShape, InputEmbedding, LexicalEmbeddin
 from him.model.encoder import Encoder, EncoderShape
 from him.tasks.base import DistillableTask, PretrainableTask, Task
 from him.text.tokenizer import MASK, load_tokenizer, parse_tokenizer, special_id
+
+T = TypeVar("T")
 
 
 def given_tokenizer(config: Config, folder: Path | None) -> Tokenizer | None:
@@ -40,7 +43,7 @@ def build_embedding(
         "learned_positions": config.positions == "learned",
         "num_segments": num_segments,
     }
-    return InputEmbedding(EmbeddingShape(**_settings_of(EmbeddingShape, config) | others), lexical)
+    return InputEmbedding(_filled(EmbeddingShape, config, others), lexical)
 
 
 def num_encoder_weights(config: Config) -> int:
@@ -63,12 +66,13 @@ def _check_size(config: Config, vocab_size: int) -> None:
 def build_encoder(config: Config, causal: bool) -> Encoder:
     """The encoder, with weights that are still to be drawn."""
     others = {"rotary": config.positions == "rotary", "causal": causal}
-    return Encoder(EncoderShape(**_settings_of(EncoderShape, config) | others))
+    return Encoder(_filled(EncoderShape, config, others))
 
 
-def _settings_of(shape: type, config: Config) -> dict[str, Any]:
-    """The settings that a shape has fields of the same names for."""
-    return {each.name: getattr(config, each.name) for each in fields(shape) if hasattr(config, each.name)}
+def _filled(shape: type[T], config: Config, others: Mapping[str, Any]) -> T:
+    """A shape with all of its fields set: those named in `others`, and the settings of the same names."""
+    names = [each.name for each in fields(shape)]
+    return shape(**{name: others[name] if name in others else getattr(config, name) for name in names})
 
 
 def check_capabilities(task: type[Task], config: Config) -> None:
