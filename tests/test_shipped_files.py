@@ -127,20 +127,6 @@ def test_the_code_map_names_every_folder_and_nothing_that_is_gone():
     assert {name for name in shown if name.endswith(".py") and "*" not in name and "/" not in name} - {".py"} <= there
 
 
-def test_the_walk_from_a_json_line_to_the_loss():
-    """At most 15 files, in order; each is there and has what is said to be in it."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.split("\n## From a JSON line to the loss\n")[1].split("\n## ")[0]
-    steps = re.findall(r"^(\d+)\. `(him/[\w/]+\.py)`: ((?:.|\n)*?)(?=\n\d+\. |\Z)", section, re.MULTILINE)
-    assert [int(number) for number, _, _ in steps] == list(range(1, len(steps) + 1))
-    assert 10 <= len(steps) <= 15
-    assert steps[0][1] == "him/tasks/squad/task.py" and steps[-1][1] == "him/training/gradients.py"
-    for _, name, said in steps:
-        source = (ROOT / name).read_text(encoding="utf-8")
-        for part in re.findall(r"`([A-Za-z_]+(?:\.[a-z_]+)?)`", said.split(" below ")[0]):
-            assert part.split(".")[-1] in source, (name, part)
-
-
 def test_every_room_is_in_the_architecture():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rooms = [each.name for each in (ROOT / "him").iterdir() if each.is_dir() and any(each.glob("*.py"))]
