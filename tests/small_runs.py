@@ -292,7 +292,7 @@ def scalar_series(run: Path) -> dict[str, list[tuple[int, float | None]]]:
 
 
 def assert_same_run(run: Path, expected: Path, was_stopped: bool = False) -> None:
-    """Bit for bit the same weights, moments, loop states, records, event series and predictions, and no leftovers.
+    """The same bits: weights, optimizer states, loop states, records, event series and predictions, and no leftovers.
 
     What depends on the clock, on the run's name or on its folder is left out. A run that was stopped by a signal saved
     then too, so that an older one of the checkpoints that are kept may be of another step.

@@ -120,7 +120,7 @@ def _importance(stages: Stages) -> Importance:
         with stages.compute.autocast():
             return task.loss(trained, batch).loss
 
-    torch.manual_seed(config.seed)  # where crops of texts begin is drawn with each batch
+    torch.manual_seed(config.seed)  # where random windows begin is drawn with each batch
     parts = (batch[start : start + ROWS] for batch in batches[:number] for start in range(0, len(batch), ROWS))
     chosen = (stages.compute.to_device(task.train_batch(examples)) for examples in parts)
     return taylor_importance(trained, chosen, loss_of)

@@ -22,7 +22,7 @@ RECIPE = {
     "num_epochs": 3,
     "pretrain_epochs": 0,
 }
-LONGEST = 384  # tokens; a sequence is as long as in the public recipes for SQuAD, though there are more places
+LONGEST = 384  # tokens; a sequence is as long as in the public recipes for SQuAD, though there are more positions
 
 
 def is_bert(folder: Path) -> bool:
@@ -41,7 +41,7 @@ class BertEncoder:
     Attributes:
         folder: where it is.
         settings: those that a model needs to take over its weights, and those that it is best fine-tuned with.
-        num_positions: tokens of the longest sequence that it knows places for.
+        num_positions: tokens of the longest sequence that it knows positions for.
     """
 
     folder: Path
@@ -100,7 +100,7 @@ def check_settings(config: Config, encoder: BertEncoder) -> None:
     check_task(config, encoder)
     if config.max_seq_len is not None and config.max_seq_len > encoder.num_positions:
         raise ConfigError(
-            f"--max_seq_len {config.max_seq_len}: the encoder has {encoder.num_positions} places; use at most that"
+            f"--max_seq_len {config.max_seq_len}: the encoder has {encoder.num_positions} positions; use at most that"
         )
     fixed = [name for name in encoder.settings if name in config.given and name not in (*RECIPE, "max_seq_len")]
     if odd := [name for name in fixed if getattr(config, name) != encoder.settings[name]]:

@@ -1,4 +1,4 @@
-"""Every place where a setting gets another value than the one that it was given.
+"""Resolution of the settings: every place where a setting gets another value than the one that it was given.
 
 Nothing is read here: what earlier runs say is handed in.
 """
@@ -16,8 +16,8 @@ from him.config.values import raise_together
 WIDTHS = frozenset({"num_encoder_layers", "num_heads", "dim_feedforward"})
 SHARE_OF_STEPS = 1 / 3  # of the training before, that fine-tuning after pruning has where nobody says how long
 
-# What has one value in every pretraining, so that nothing is left that it does not read. Words are hidden, and asked
-# for: word dropout would hide them twice.
+# What has one value in every pretraining, so that nothing is left that it does not read. Words are masked, and
+# predicted: word dropout would mask them twice.
 PRETRAINING: dict[str, Any] = {
     "word_dropout": 0.0,
     "label_smoothing": 0.0,

@@ -177,7 +177,7 @@ def _described(graph: Graph) -> list[dict[str, Any]]:
         {
             "name": name,
             "type": str(batch[name].dtype).removeprefix("torch."),
-            "shape": [shapes[name].get(place, size) for place, size in enumerate(batch[name].shape)],
+            "shape": [shapes[name].get(axis, size) for axis, size in enumerate(batch[name].shape)],
         }
         for name in graph.inputs
     ]

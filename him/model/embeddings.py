@@ -80,7 +80,7 @@ class EmbeddingShape:
         mask_id: id of the mask token.
         learned_positions: whether to add a position embedding (otherwise the encoder rotates).
         dropout: probability of zeroing an element of the sum.
-        word_dropout: probability of hiding a token behind `mask_id` while training, so that matches and shapes are
+        word_dropout: probability of putting `mask_id` for a token while training, so that matches and shapes are
             read instead of rare words being learned by heart.
         num_segments: different values of `token_type_ids`; 0 for none.
         variational_dropout: whether all positions of a sample share one dropout mask.

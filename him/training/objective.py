@@ -91,7 +91,7 @@ class Distillation(Objective):
 def objective_with_teacher(
     task: Task, teacher: nn.Module, weight: float, masks: WeightMasks | None = None
 ) -> Objective:
-    """Distillation, or the loss on the labels alone where the task cannot be taught by a model; see `Distillation`."""
+    """Distillation, or the loss on the labels alone where the task cannot learn from a teacher; see `Distillation`."""
     if isinstance(task, DistillableTask):
         return Distillation(task, teacher, weight, masks)
     return Objective(task, masks)

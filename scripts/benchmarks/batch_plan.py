@@ -20,9 +20,9 @@ def choose_batches(batches: Sequence[np.ndarray], lengths: np.ndarray, num_batch
     """
     size = max(map(len, batches))
     by_tokens = sorted((batch for batch in batches if len(batch) == size), key=lambda batch: int(lengths[batch].sum()))
-    places = (np.arange(num_batches) + 0.5) * len(by_tokens) / num_batches
+    positions = (np.arange(num_batches) + 0.5) * len(by_tokens) / num_batches
     order = np.random.default_rng(0).permutation(num_batches)
-    return [by_tokens[int(place)] for place in places[order]]
+    return [by_tokens[int(position)] for position in positions[order]]
 
 
 def plan_steps(batches: Sequence[np.ndarray], lengths: np.ndarray, num_warmup: int, num_timed: int) -> list[np.ndarray]:

@@ -41,8 +41,9 @@ class Differences:
         num_windows: of `run_qa`; `num_windows_him` those of HIM.
         different_windows: windows with other tokens.
         different_spans: windows in which the first answer starts or ends elsewhere, those below left out.
-        starts_on_padding: windows whose last piece is where the answer starts. There `run_qa` labels the last place of
-            all, [SEP] or padding, as its source concedes ("we could go after the last offset"); HIM labels the answer.
+        starts_on_padding: windows whose last piece is where the answer starts. There `run_qa` labels the last position
+            of all, [SEP] or padding, as its source concedes ("we could go after the last offset"); HIM labels the
+            answer.
     """
 
     num_windows: int
@@ -130,8 +131,8 @@ def windows_and_spans(data: SquadData, tokenizer: Tokenizer, max_seq_len: int, d
     context_of = np.repeat(np.arange(len(contexts)), [len(paragraph.questions) for paragraph in data.paragraphs])
     cut_windows(questions.ids.lengths, contexts.ids.lengths[context_of], max_seq_len, doc_stride)
     answers = [
-        (place, answer.start, answer.start + len(answer.text))
-        for place, paragraph in enumerate(data.paragraphs)
+        (number, answer.start, answer.start + len(answer.text))
+        for number, paragraph in enumerate(data.paragraphs)
         for question in paragraph.questions
         for answer in question.answers
     ]
@@ -151,7 +152,7 @@ def _features_on_disk(
 
 
 def find_differences(theirs: Dataset, ours: SquadFeatures, tokenizer: Tokenizer, max_seq_len: int) -> Differences:
-    """Compares every window's tokens, and the first answer's place in it.
+    """Compares every window's tokens, and the first answer's position in it.
 
     Args:
         theirs: the features of `run_qa`, padded or not.
@@ -162,7 +163,7 @@ def find_differences(theirs: Dataset, ours: SquadFeatures, tokenizer: Tokenizer,
     num_windows, num_windows_him = len(theirs), len(ours.window_question)
     common = min(num_windows, num_windows_him)
     same_tokens, last_positions = _compare_tokens(theirs, ours, tokenizer, max_seq_len, common)
-    starts, ends = (part[:common] for part in first_answer_places(ours))
+    starts, ends = (part[:common] for part in first_answer_positions(ours))
     their_starts, their_ends = (np.asarray(theirs[name][:common]) for name in ("start_positions", "end_positions"))
     # An answer that starts in the last piece of the context: before [SEP], so two before the sequence's end.
     fault = (starts > 0) & (starts == ours.lengths[:common] - 2) & (their_starts == last_positions)
@@ -179,7 +180,7 @@ def find_differences(theirs: Dataset, ours: SquadFeatures, tokenizer: Tokenizer,
 def _compare_tokens(
     theirs: Dataset, ours: SquadFeatures, tokenizer: Tokenizer, max_seq_len: int, num_windows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each window has the same tokens, and the last place of each of theirs, padding included."""
+    """Whether each window has the same tokens, and the last position of each of theirs, padding included."""
     special_ids = tuple(special_id(tokenizer, token) for token in (PAD, CLS, SEP))
     batches = SquadBatches(ours, special_ids, max_seq_len, lexical=False)
     same, last_positions = np.zeros(num_windows, bool), np.zeros(num_windows, np.int64)
@@ -194,7 +195,7 @@ def _compare_tokens(
     return same, last_positions
 
 
-def first_answer_places(features: SquadFeatures) -> tuple[np.ndarray, np.ndarray]:
+def first_answer_positions(features: SquadFeatures) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of the first answer in each window, counted from [CLS]; 0 where it is not wholly inside."""
     rows = features.answers
     answered = rows.lengths > 0

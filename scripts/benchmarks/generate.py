@@ -2,7 +2,7 @@
 
 The same model, with weights that a seed draws, continues the same documents with the same number of tokens, in the same
 precision and with the same number of threads. `uncached` computes the whole sequence for each new token and the output
-layer at its last place only: for batches of the sizes that are asked for, 1 among them, which is the naive loop over
+layer at its last position only: for batches of the sizes that are asked for, 1 among them, which is the naive loop over
 documents. The ratio of record is that to the fastest of these.
 """
 
@@ -257,7 +257,7 @@ def build_model(config: Config) -> Any:
 
 
 def equal_shares(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Share of `tokens` that are the same at the same place, and of `texts` that are the same to their end."""
+    """Share of `tokens` that are the same at the same position, and of `texts` that are the same to their end."""
     pairs = [pair for one, other in zip(ours, theirs, strict=True) for pair in zip(one, other, strict=True)]
     return {
         "tokens": sum(one == other for one, other in pairs) / len(pairs),

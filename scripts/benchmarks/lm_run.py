@@ -158,8 +158,8 @@ def him_steps(trainer: Trainer) -> Iterator[int]:
     config, task = trainer.config, trainer.task
     try:
         while True:
-            epoch, place = divmod(trainer.state.step, trainer.steps_per_epoch)
-            if place == 0:
+            epoch, step_in_epoch = divmod(trainer.state.step, trainer.steps_per_epoch)
+            if step_in_epoch == 0:
                 trainer.batches = epoch_batches(task.train_lengths, config.batch_size, config.seed, epoch)
             num_before = trainer.progress.tokens_seen
             trainer.train_step()

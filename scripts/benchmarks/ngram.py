@@ -40,7 +40,7 @@ class Grams:
     """The different grams of one length in both texts, each by a number.
 
     Attributes:
-        numbers: (T - length + 1,) the gram that starts at each place.
+        numbers: (T - length + 1,) the gram that starts at each position.
         prefixes, suffixes: (G,) the number, among the grams shorter by one, of each without its last or first token.
         counts: (G,) how often each is in the training text; 0 for those of the validation text only.
     """

@@ -105,7 +105,7 @@ def plain_steps(model: nn.Module, ids: np.ndarray, config: Config, compute: Comp
     while True:
         for group in optimizer.param_groups:
             group["lr"] = plain_lr_at(step, config)
-        inputs_BL, labels_BL = random_crops(ids, config.batch_size, config.max_seq_len, compute)
+        inputs_BL, labels_BL = random_windows(ids, config.batch_size, config.max_seq_len, compute)
         loss = F.cross_entropy(model(inputs_BL).flatten(0, 1), labels_BL.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -115,7 +115,7 @@ def plain_steps(model: nn.Module, ids: np.ndarray, config: Config, compute: Comp
         yield labels_BL.numel()
 
 
-def random_crops(ids: np.ndarray, batch_size: int, length: int, compute: Compute) -> tuple[Tensor, Tensor]:
+def random_windows(ids: np.ndarray, batch_size: int, length: int, compute: Compute) -> tuple[Tensor, Tensor]:
     """Tokens and those that follow them, (B, L) each, from anywhere in the text."""
     starts = torch.randint(len(ids) - length, (batch_size,)).tolist()
     rows = torch.from_numpy(np.stack([ids[start : start + length + 1] for start in starts]).astype(np.int64))

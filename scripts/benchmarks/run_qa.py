@@ -103,17 +103,19 @@ def train_features_function(
             _span(examples["answers"][row], windows.sequence_ids(window), offsets[window])
             for window, row in enumerate(row_of)
         ]
-        windows["start_positions"], windows["end_positions"] = (list(places) for places in zip(*spans, strict=True))
+        windows["start_positions"], windows["end_positions"] = (
+            list(positions) for positions in zip(*spans, strict=True)
+        )
         return windows
 
     return prepare_train_features
 
 
 def _span(answers: dict[str, list], sequence_ids: list[int | None], offsets: list[tuple[int, int]]) -> tuple[int, int]:
-    """Places of the first answer's first and last piece in a window; 0, which is [CLS], if it is not inside.
+    """Positions of the first answer's first and last piece in a window; 0, which is [CLS], if it is not inside.
 
     An answer that starts in the window's last piece is labelled as `run_qa` does: its search for the start runs on over
-    [SEP] and padding, whose character spans are (0, 0), so that the start is the last place of all.
+    [SEP] and padding, whose character spans are (0, 0), so that the start is the last position of all.
     """
     if not answers["answer_start"]:
         return 0, 0
@@ -123,6 +125,6 @@ def _span(answers: dict[str, list], sequence_ids: list[int | None], offsets: lis
     after = len(sequence_ids) - sequence_ids[::-1].index(1)
     if offsets[first][0] > start or offsets[after - 1][1] < end:
         return 0, 0
-    start_place = bisect_right(offsets, start, first, after, key=FIRST) - 1
-    end_place = bisect_left(offsets, end, first, after, key=LAST)
-    return (len(offsets) - 1 if start_place == after - 1 else start_place), end_place
+    start_position = bisect_right(offsets, start, first, after, key=FIRST) - 1
+    end_position = bisect_left(offsets, end, first, after, key=LAST)
+    return (len(offsets) - 1 if start_position == after - 1 else start_position), end_position

@@ -96,11 +96,11 @@ def search_best_settings(config: Config, plan: Plan, folder: Path) -> list[dict[
     tried = [dict(zip(BEST_CHOICES, values, strict=True)) for values in itertools.product(*BEST_CHOICES.values())]
     best: list[BenchmarkRun | None] = [None] * len(tried)
     for _ in range(SEARCH_ROUNDS):
-        for place, options in enumerate(tried):
+        for index, options in enumerate(tried):
             job = Job("trainer_best", config, folder, SEARCH_WARMUP, plan.search_steps, options)
             run = in_own_process(measure_run, job)
             _say(f"search: HF Trainer with {_words(options)}: {run.tokens_per_second:,.0f} tokens/s")
-            best[place] = max(best[place] or run, run, key=lambda run: run.tokens_per_second)
+            best[index] = max(best[index] or run, run, key=lambda run: run.tokens_per_second)
     found = [
         {"options": options, "tokens_per_second": round(run.tokens_per_second, 1), "peak_mb": round(run.peak_mb, 1)}
         for options, run in zip(tried, best, strict=True)

@@ -1,4 +1,4 @@
-"""The way from a model that does not learn to one that does, in steps: trains each, and says what each one brought.
+"""Ablation in steps, from a model that does not learn to one that does: trains each, and says what each one brought.
 
 A step is a config of its own, which differs from the one before it in one thing. What it takes beside the config, such
 as more training files, is in `ADDITIONS`.
@@ -46,10 +46,10 @@ class Addition:
 ADDITIONS = {
     "1_naive": Addition("a plain encoder, one learning rate"),
     "2_schedule": Addition("+ pre-LN, rotary positions, warm-up and cosine"),
-    "3_features": Addition("+ word matches, shapes and rarity as inputs"),
+    "3_features": Addition("+ word matches, shapes and IDF as inputs"),
     "4_convolution": Addition("+ a convolution before each attention"),
     "5_pretraining": Addition("+ synthetic questions and masked tokens of the same texts, before"),
-    "6_variants": Addition("+ variants of each question, one more epoch, EMA weights"),
+    "6_variants": Addition("+ augmented copies of each question, one more epoch, EMA weights"),
     "7_data": Addition("+ more training files", flags=("extra_files",), needs=("extra_files",)),
     "8_warm_start": Addition(
         "a pretrained encoder instead, on the first files alone", flags=("init_from",), needs=("init_from",)

@@ -182,13 +182,13 @@ def draw_report(report: Mapping[str, Any]) -> bytes:
     bars, curves = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
     colours = seaborn.color_palette("colorblind", len(steps))
     ends = []
-    for place, (step, colour) in enumerate(zip(steps, colours, strict=True)):
+    for row, (step, colour) in enumerate(zip(steps, colours, strict=True)):
         low, high = step["F1_interval"] or (step["F1"] - step["F1_spread"], step["F1"] + step["F1_spread"])
         ends.append(max(step["F1"], high))
         spread = [[max(0.0, step["F1"] - low)], [max(0.0, high - step["F1"])]]
-        bars.barh(place, step["F1"], height=0.62, color=colour, alpha=0.8)
-        bars.errorbar(step["F1"], place, xerr=spread, color="#222222", capsize=3, lw=1.2)
-        bars.annotate(f1_text(step), (ends[-1], place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        bars.barh(row, step["F1"], height=0.62, color=colour, alpha=0.8)
+        bars.errorbar(step["F1"], row, xerr=spread, color="#222222", capsize=3, lw=1.2)
+        bars.annotate(f1_text(step), (ends[-1], row), (6, 0), textcoords="offset points", va="center", fontsize=9)
         for number, run in enumerate(step["runs"]):
             label = step["step"].replace("_", " ") if number == 0 else None
             points = (run["curve"]["epoch"], run["curve"]["F1"])

@@ -25,7 +25,7 @@ EVERY_TASK = pytest.mark.parametrize("task_type", TASKS)
 @EVERY_TASK
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_teacher_has_its_share(task_type, share):
-    """A mix of the loss without it and of the loss that knows nothing else."""
+    """A weighted mean of the loss without it and of the loss that knows nothing else."""
     task, student = new_model(task_type)
     teacher = loaded(task_type, "trained")[1]
     batch = random_batch(task)

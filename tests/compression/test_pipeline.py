@@ -484,7 +484,7 @@ def test_a_signal_in_the_fine_tuning_of_the_script(copied, straight, monkeypatch
 
 
 def test_units_are_ranked_on_training_data_whatever_was_drawn_before(copied):
-    """Where the crops of a text begin comes from the global generator, which is elsewhere after a kill."""
+    """Where random windows begin comes from the global generator, which is elsewhere after a kill."""
     runs = []
     for seed in (1, 2):
         runs.append(copied("lm", compressed=False, name=f"run{seed}"))

@@ -172,7 +172,7 @@ def test_settings_of_a_pretrained_encoder():
     [
         ({"embed_dim": 64}, "--init_from encoder: --embed_dim 64 is 32 there; leave these flags out"),
         ({"num_heads": 2, "conv_kernel_size": 7}, "--num_heads 2 is 4 there, --conv_kernel_size 7 is 0 there"),
-        ({"max_seq_len": 101}, "--max_seq_len 101: the encoder has 100 places; use at most that"),
+        ({"max_seq_len": 101}, "--max_seq_len 101: the encoder has 100 positions; use at most that"),
         ({"task_type": "lm"}, "--init_from encoder: the encoder reads in both directions, and --task_type lm does not"),
     ],
 )

@@ -40,11 +40,11 @@ def test_batches_come_in_no_order_of_length():
 
 
 def test_little_padding():
-    """2.2 % without buckets; rounding up to 32 adds 16 places to rows of 202 on average. A random order has 45 %."""
+    """2.2 % without buckets; rounding up to 32 adds 16 positions to rows of 202 on average. A random order has 45 %."""
 
     def padding(batches, multiple):
-        places = sum(bucket_length(LENGTHS[batch].max(), 384, multiple) * len(batch) for batch in batches)
-        return 1 - LENGTHS[np.concatenate(batches)].sum() / places
+        positions = sum(bucket_length(LENGTHS[batch].max(), 384, multiple) * len(batch) for batch in batches)
+        return 1 - LENGTHS[np.concatenate(batches)].sum() / positions
 
     batches = epoch_batches(LENGTHS, 32, seed=0, epoch=0)
     assert padding(batches, 1) < 0.025
@@ -68,12 +68,12 @@ def test_bucket_length(longest, most, expected):
 
 # -- several training sets ---------------------------------------------------------------------------------------------
 
-ORIGINS = np.repeat([0, 1, 2], [100, 301, 99])
+SOURCE_IDS = np.repeat([0, 1, 2], [100, 301, 99])
 
 
 def seen_in(epoch: int, weights: tuple[float, ...], **more) -> np.ndarray:
     """How often each example is in an epoch."""
-    batches = epoch_batches(LENGTHS[:500], 32, 1, epoch, SamplingWeights(ORIGINS, weights), **more)
+    batches = epoch_batches(LENGTHS[:500], 32, 1, epoch, SamplingWeights(SOURCE_IDS, weights), **more)
     return np.bincount(np.concatenate(batches), minlength=500)
 
 
@@ -81,9 +81,9 @@ def seen_in(epoch: int, weights: tuple[float, ...], **more) -> np.ndarray:
 def test_examples_are_seen_as_often_as_their_set_weighs(weights):
     for epoch in range(3):
         times = seen_in(epoch, weights)
-        assert times.sum() == SamplingWeights(ORIGINS, weights).num_examples
+        assert times.sum() == SamplingWeights(SOURCE_IDS, weights).num_examples
         for number, weight in enumerate(weights):
-            of_set = times[ORIGINS == number]
+            of_set = times[SOURCE_IDS == number]
             assert of_set.sum() == round(weight * len(of_set))
             assert set(of_set.tolist()) <= {int(weight), int(weight) + 1}, "as even as can be"
 
@@ -101,12 +101,12 @@ def test_without_weights_nothing_changes():
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (2.0, 0.5, 1.0), (0.0, 1.0, 1.0)])
 def test_the_first_set_may_come_last(weights):
-    batches = epoch_batches(LENGTHS[:500], 32, 1, 4, SamplingWeights(ORIGINS, weights), end_with_first_source=True)
-    shares = [(ORIGINS[batch] == 0).mean() for batch in batches]
-    num_others = SamplingWeights(ORIGINS, (0.0, *weights[1:])).num_examples
+    batches = epoch_batches(LENGTHS[:500], 32, 1, 4, SamplingWeights(SOURCE_IDS, weights), end_with_first_source=True)
+    shares = [(SOURCE_IDS[batch] == 0).mean() for batch in batches]
+    num_others = SamplingWeights(SOURCE_IDS, (0.0, *weights[1:])).num_examples
     num_before = -(-num_others // 32)
     assert all(share == 1 for share in shares[num_before:])
-    assert sum((ORIGINS[batch] == 0).sum() for batch in batches[:num_before]) == min(
+    assert sum((SOURCE_IDS[batch] == 0).sum() for batch in batches[:num_before]) == min(
         32 * num_before - num_others, round(100 * weights[0])
     )
     assert [len(batch) for batch in batches].count(32) >= len(batches) - 1

@@ -119,23 +119,23 @@ def test_a_huge_file_is_not_held_in_memory(tmp_path):
     assert peak < 8 * 2**20
 
 
-MEND = "save it as UTF-8, or leave the file out"
+FIX = "save it as UTF-8, or leave the file out"
 
 
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"abc\x00", f"byte 3 is NUL, so it is not text; {MEND}"),
-        (b"\xef\xbb\xbfab\x00", f"byte 5 is NUL, so it is not text; {MEND}"),
-        (b"caf\xe9 bar", f"not UTF-8 at byte 3 (value 0xe9); {MEND}"),
-        (b"\xef\xbb\xbfcaf\xe9 bar", f"not UTF-8 at byte 6 (value 0xe9); {MEND}"),
-        (b"abcd\xe2\x82", f"not UTF-8 at byte 4 (value 0xe2); {MEND}"),  # cut within a character
-        (b"abcd\xe2\x82x", f"not UTF-8 at byte 4 (value 0xe2); {MEND}"),
-        ("😀\ud800".encode("utf-8", "surrogatepass"), f"not UTF-8 at byte 4 (value 0xed); {MEND}"),
+        (b"abc\x00", f"byte 3 is NUL, so it is not text; {FIX}"),
+        (b"\xef\xbb\xbfab\x00", f"byte 5 is NUL, so it is not text; {FIX}"),
+        (b"caf\xe9 bar", f"not UTF-8 at byte 3 (value 0xe9); {FIX}"),
+        (b"\xef\xbb\xbfcaf\xe9 bar", f"not UTF-8 at byte 6 (value 0xe9); {FIX}"),
+        (b"abcd\xe2\x82", f"not UTF-8 at byte 4 (value 0xe2); {FIX}"),  # cut within a character
+        (b"abcd\xe2\x82x", f"not UTF-8 at byte 4 (value 0xe2); {FIX}"),
+        ("😀\ud800".encode("utf-8", "surrogatepass"), f"not UTF-8 at byte 4 (value 0xed); {FIX}"),
         ("hé".encode("utf-16"), "not UTF-8 at byte 0 (value 0xff); it looks like UTF-16; save it as UTF-8"),
         ("東京".encode("utf-16"), "not UTF-8 at byte 0 (value 0xff); it looks like UTF-16; save it as UTF-8"),
         (b"\xfe\xff\x67\x71", "not UTF-8 at byte 0 (value 0xfe); it looks like UTF-16; save it as UTF-8"),
-        ("hé".encode("utf-16-le"), f"byte 1 is NUL, so it is not text; {MEND}"),
+        ("hé".encode("utf-16-le"), f"byte 1 is NUL, so it is not text; {FIX}"),
         (b"\x1f\x8b\x08\x01", "not UTF-8 at byte 1 (value 0x8b); it is compressed by gzip; unpack it first"),
         (b"PK\x03\x04\x00", "byte 4 is NUL, so it is not text; it is a zip archive; unpack it first"),
         (b"%PDF-1.4\n%\xe2", "not UTF-8 at byte 10 (value 0xe2); it is a PDF; extract its text first"),

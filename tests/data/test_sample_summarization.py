@@ -151,7 +151,7 @@ def test_a_summary_has_the_most_telling_facts_to_the_letter_and_no_others(split)
             if relation in chosen:
                 assert has(passage.text, value), (value, passage.text)
         for relation in phrases.order[: phrases.order.index(chosen[-1])]:
-            assert relation in chosen or (0, relation) not in passage.places  # nothing more telling is passed over
+            assert relation in chosen or (0, relation) not in passage.offsets  # nothing more telling is passed over
 
 
 @pytest.mark.parametrize("split", [TRAIN, VALIDATION])
@@ -163,7 +163,7 @@ def test_a_summary_takes_nothing_from_the_second_entity(split):
         for value in story.other.facts.values():
             assert value in own or not has(summary, value), (value, summary)
         top = load_summary_phrases()[story.kind].order[: len(telling_facts(passage))]
-        tempting += any((1, relation) in passage.places and (0, relation) not in passage.places for relation in top)
+        tempting += any((1, relation) in passage.offsets and (0, relation) not in passage.offsets for relation in top)
     assert tempting > 200  # stories that tell a fact, wanted first of all, of the second entity only
 
 
@@ -171,7 +171,7 @@ def test_a_summary_takes_nothing_from_the_second_entity(split):
 def test_the_main_entity_is_the_one_with_most_facts_and_not_always_the_first(split):
     first = Counter()
     for _, passage, _ in told(split):
-        facts = Counter(who for who, _ in passage.places)
+        facts = Counter(who for who, _ in passage.offsets)
         assert facts[0] > facts[1] >= 2
         first[min(passage.names[0]) < min(passage.names[1])] += 1
     assert 0.6 < first[True] / first.total() < 0.8

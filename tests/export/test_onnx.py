@@ -23,7 +23,7 @@ from him.export.onnx import export_onnx
 from tests.export.tiny_runs import make_run, opened
 from tests.small_runs import ROOT, first_paragraphs, tree, write_jsonl
 
-# Both norm orders of each task; convolution, lexical inputs, activation, copying and learned places on and off.
+# Both norm orders of each task; convolution, lexical inputs, activation, copying and learned positions on and off.
 CASES = {
     "squad": {"task_type": "squad"},
     "squad post-LN": {
@@ -150,7 +150,7 @@ def test_inputs_are_named_and_free(case):
 
 
 def test_questions_have_the_same_logits():
-    """In shapes that the export did not see; forbidden places are as low."""
+    """In shapes that the export did not see; forbidden positions are as low."""
     for name in ("squad", "squad post-LN"):
         predictor, folder, report = exported(name)
         assert ("scalars" in [each["name"] for each in report["inputs"]]) == predictor.config.lexical_features

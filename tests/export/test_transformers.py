@@ -182,7 +182,7 @@ def test_another_tokenizer_is_an_error(tmp_path, monkeypatch):
     assert tree(tmp_path) == {}
 
 
-def test_places_are_counted_from_the_padding_of_other_tokenizers(tmp_path):
+def test_positions_are_counted_from_the_padding_of_other_tokenizers(tmp_path):
     """RoBERTa's padding has id 1, and its first place is 2 then."""
     predictor = opened(make_run(tmp_path / "run", **CASES["RobertaPreLayerNormForQuestionAnswering"]))
     text = predictor.task.tokenizer.to_str()

@@ -108,21 +108,21 @@ def test_tables_follow_the_type_but_are_made_in_float32():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_with_places_of_their_own(dtype):
-    """The tables are those of the same places alone, and so are the turned queries and keys."""
-    places = torch.tensor([[0, 1, 2, 3], [7, 300, 7, 0], [5, 4, 3, 2]])
+def test_rows_with_positions_of_their_own(dtype):
+    """The tables are those of the same positions alone, and so are the turned queries and keys."""
+    positions = torch.tensor([[0, 1, 2, 3], [7, 300, 7, 0], [5, 4, 3, 2]])
     qkv = random(3, 4, 3 * D, seed=4, dtype=dtype)
-    tables = rotary_tables(places, H, K, qkv)
+    tables = rotary_tables(positions, H, K, qkv)
     plain = rotary_tables(torch.arange(301), H, K, qkv)
     together = SplitHeads.apply(qkv, K, tables)
     for table, reference in zip(tables, plain, strict=True):
         assert table.shape == (3, 4, 2 * D) and table.dtype is dtype
-        assert torch.equal(table, reference[places])
+        assert torch.equal(table, reference[positions])
     for row in range(3):
-        alone = SplitHeads.apply(qkv[row : row + 1], K, RotaryTables(*(table[places[row]] for table in plain)))
+        alone = SplitHeads.apply(qkv[row : row + 1], K, RotaryTables(*(table[positions[row]] for table in plain)))
         for part, expected in zip(together, alone, strict=True):
             torch.testing.assert_close(part[row : row + 1], expected)
-    tables = rotary_tables(places, H, 4, like=torch.zeros(0, dtype=torch.float64))
+    tables = rotary_tables(positions, H, 4, like=torch.zeros(0, dtype=torch.float64))
     x = random(3, 4, 3 * H * 4, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: SplitHeads.apply(x, 4, tables), (x,))
 

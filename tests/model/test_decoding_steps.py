@@ -136,7 +136,7 @@ def test_window_by_hand(make_writer):
     assert make_writer("copying").window_start(10**6) == 0
 
 
-def test_rows_and_their_last_places():
+def test_rows_and_their_last_positions():
     ids, mask = padded([[5, 6, 7], [8], [9, 10]], torch.device("cpu"))
     assert ids.tolist() == [[5, 6, 7], [8, 0, 0], [9, 10, 0]]
     assert mask.tolist() == [[True, True, True], [True, False, False], [True, True, False]]

@@ -77,7 +77,7 @@ def test_word_dropout_hides_tokens_while_training(batch):
     assert (hidden - made(batch)).abs().max() > 0.1
 
 
-def test_share_of_hidden_words():
+def test_share_of_dropped_words():
     """Of 100,000 tokens, within five standard deviations."""
     made = embedding(word_dropout=0.1)
     ids = torch.full((1000, 100), 7)

@@ -193,7 +193,7 @@ def test_convolution_is_the_one_of_pytorch():
 
 
 def causal_reference(ours, x):
-    """`F.conv1d` over as many zeros on the left as there are places before the last of the window."""
+    """`F.conv1d` over as many zeros on the left as there are positions before the last of the window."""
     left = nn.functional.pad(x.transpose(1, 2), (ours.width - 1, 0))
     weight, bias = ours.convolution.weight, ours.convolution.bias
     return nn.functional.conv1d(left, weight, bias, groups=len(bias)).transpose(1, 2)

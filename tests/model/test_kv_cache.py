@@ -39,8 +39,8 @@ def test_attention_through_the_cache(layer, rotary, causal_prompt, num_hypothese
     num_written = FIRST_CAPACITY + 3
     prompts, written = random(3, P, D), random(3 * num_hypotheses, num_written, D, seed=1)
 
-    def tables(places):
-        return rotary_tables(places, H, K, prompts) if rotary else None
+    def tables(positions):
+        return rotary_tables(positions, H, K, prompts) if rotary else None
 
     def mask(prompt_length, length):
         allowed = torch.ones(length, length, dtype=torch.bool).tril()
@@ -53,11 +53,11 @@ def test_attention_through_the_cache(layer, rotary, causal_prompt, num_hypothese
     bias = attention_bias(mask(P, P)[None] & PRESENT[:, None, :])
     layer(prompts, bias, tables(torch.arange(P)), cache=cache)
     assert cache.is_filled
-    places = LENGTHS.repeat_interleave(num_hypotheses)[:, None]
+    positions = LENGTHS.repeat_interleave(num_hypotheses)[:, None]
     found = []
     for number in range(num_written):
         x_N1D = written[:, number : number + 1]
-        found.append(layer(x_N1D, attention_bias(PRESENT), tables(places + number), cache=cache)[0])
+        found.append(layer(x_N1D, attention_bias(PRESENT), tables(positions + number), cache=cache)[0])
     found = torch.cat(found, dim=1)
     assert cache.num_written == num_written
     for row in range(3 * num_hypotheses):

@@ -21,13 +21,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def words_of_pieces(num_rows: int, num_words: int) -> torch.Tensor:
-    """Words of one to four pieces; rows end at different places, with -1 behind."""
+    """Words of one to four pieces; rows end at different positions, with -1 behind."""
     lengths = torch.randint(1, 5, (num_rows, num_words), generator=seeded())
     rows = [torch.arange(num_words).repeat_interleave(each) for each in lengths]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
-def test_whole_words_are_hidden_about_as_many_as_wanted():
+def test_whole_words_are_masked_about_as_many_as_wanted():
     """Of 20,000 words 3,000 with a deviation of 50."""
     words_BL = words_of_pieces(20, 1000)
     is_masked_BL = mask_positions(words_BL, 0.15, words_BL >= 0, seeded())
@@ -42,7 +42,7 @@ def test_whole_words_are_hidden_about_as_many_as_wanted():
     assert len({tuple(row) for row in rows}) == len(rows)
 
 
-def test_the_other_places_stay():
+def test_the_other_positions_stay():
     words_BL = words_of_pieces(4, 50)
     may_mask_BL = torch.rand(words_BL.shape, generator=seeded(1)) < 0.5
     assert torch.equal(mask_positions(words_BL, 1.0, may_mask_BL), may_mask_BL)
@@ -118,7 +118,7 @@ def logits_by_hand(model: PretrainingModel, hidden: torch.Tensor) -> list[float]
 
 
 def test_word_loss_by_hand(model):
-    """Summed over the three hidden places, of which the ids were 2, 3 and 10."""
+    """Summed over the three masked positions, of which the ids were 2, 3 and 10."""
     expected, num_met = 0.0, 0
     for hidden, id in ((HIDDEN_BLD[0, 1], 2), (HIDDEN_BLD[0, 2], 3), (HIDDEN_BLD[1, 3], 10)):
         logits = logits_by_hand(model, hidden)
@@ -157,14 +157,14 @@ def test_the_head_is_tied_to_the_embedding(model):
     assert all(each.grad.abs().sum() > 0 for each in model.parameters())
 
 
-def test_nothing_hidden_is_no_loss(model):
+def test_nothing_masked_is_no_loss(model):
     loss, _, num_correct = model.mlm_loss(HIDDEN_BLD, IDS_BL, torch.zeros_like(IS_HIDDEN_BL))
     loss.backward()
     assert float(loss.detach()) == 0.0 and int(num_correct) == 0
     assert all(torch.isfinite(each.grad).all() for each in model.parameters() if each.grad is not None)
 
 
-def test_of_many_hidden_places_the_last_few_are_left_out(model):
+def test_of_many_masked_positions_the_last_few_are_left_out(model):
     generator = torch.Generator().manual_seed(0)
     hidden_BLD = torch.randn(3, 100, D, generator=generator)
     ids_BL = torch.randint(V, (3, 100), generator=generator)

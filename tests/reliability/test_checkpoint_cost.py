@@ -16,7 +16,7 @@ STATE = {"loop": {}, "machine": {"num_threads": 1}, "config": {}}
 
 
 def test_checkpoints_cost_less_than_one_percent(tmp_path, amount, reached):
-    """Weights and both moments, checksums and waiting for the disk included."""
+    """Weights and optimizer state, checksums and waiting for the disk included."""
     num_saves = amount(0, 15)
     if not num_saves:
         pytest.skip("only in the full form: it measures the machine")

@@ -204,7 +204,7 @@ def checkpoint_case(there: list[int], step: int, best_step: int | None = None) -
     return Case(prepare, lambda folder: save(folder, step, 1, best_step), check)
 
 
-def mending_case() -> Case:
+def repair_case() -> Case:
     """A resume finds a save that was killed, the old version of another one, and a damaged checkpoint."""
 
     def prepare(folder: Path) -> None:
@@ -238,7 +238,7 @@ CHECKPOINTS = {
     "a third one, of which two are kept": checkpoint_case([10, 20], 30),
     "a fourth one, beside the best": checkpoint_case([10, 20, 30], 40, best_step=10),
     "at a step that is there": checkpoint_case([10, 20], 20),
-    "mending after a kill": mending_case(),
+    "repair after a kill": repair_case(),
 }
 
 

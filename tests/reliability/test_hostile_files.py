@@ -346,7 +346,7 @@ def test_devices_and_pipes_are_not_read(bench):
 
 # -- what the settings of a run name -----------------------------------------------------------------------------------
 
-FOREIGN_SETTINGS: dict[str, dict[str, Any]] = {
+UNTRUSTED_SETTINGS: dict[str, dict[str, Any]] = {
     "auto_map": AUTO_MAP,
     "architectures": {"architectures": [f"{MARK}.Model"], "model_type": MARK},
     "class to import": {"task_type": f"{MARK}.Task"},
@@ -358,9 +358,9 @@ FOREIGN_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FOREIGN_SETTINGS)
+@pytest.mark.parametrize("kind", UNTRUSTED_SETTINGS)
 def test_settings_that_name_code(bench, kind):
-    bench.configure(**FOREIGN_SETTINGS[kind])
+    bench.configure(**UNTRUSTED_SETTINGS[kind])
     found = bench.try_entries()
     assert {each.status for each in found.values()} == {2}, found
 

@@ -254,7 +254,7 @@ def expected_of(fault: Fault) -> Expected:
 
 
 def state_of(trainer: Trainer) -> list[Tensor]:
-    """Weights, moments and EMA weights, copied."""
+    """Weights, optimizer state and EMA weights, copied."""
     tensors = trainer.checkpoint()
     kept = [*tensors.weights.values(), *tensors.optimizer_state.values(), *tensors.ema.values()]
     return [tensor.clone() for tensor in kept]

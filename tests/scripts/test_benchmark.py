@@ -145,7 +145,7 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
 
 
-def test_missing_peers_are_named_with_the_mend():
+def test_missing_peers_are_named_with_the_fix():
     with (
         mock.patch("importlib.util.find_spec", side_effect=lambda name: None if name == "accelerate" else object()),
         pytest.raises(ConfigError, match="need accelerate: pip install -r requirements-dev.txt"),

@@ -32,7 +32,7 @@ from scripts.benchmarks.generate import (
 )
 from scripts.benchmarks.lm import LM_LABELS, LM_SETTINGS, LmPlan, language_model_table
 from scripts.benchmarks.lm_run import LmJob, him_side, measure_lm_run, plain_side, validation_loss
-from scripts.benchmarks.plain_lm import PlainGPT, plain_lr_at, random_crops
+from scripts.benchmarks.plain_lm import PlainGPT, plain_lr_at, random_windows
 from tests.small_runs import ROOT
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -49,7 +49,7 @@ def text_file(tmp_path) -> str:
 
 @pytest.fixture
 def config(text_file, tmp_path) -> Config:
-    """A tiny training; 28 crops make epochs of 7 steps."""
+    """A tiny training; 28 windows make epochs of 7 steps."""
     changes = {**TINY_MODEL, "max_seq_len": 64, "batch_size": 4, "max_steps": 10, "num_epochs": 10, "precision": "fp32"}
     changes |= {"train_file": (text_file,), "cache_dir": str(tmp_path / "cache"), "attention_examples": 0}
     return LanguageModelingTask.resolve(Config(**{**LM_SETTINGS, **changes}))
@@ -87,12 +87,12 @@ def test_plain_rate_by_hand():
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1, 0.1])
 
 
-def test_plain_crops_are_the_text_and_what_follows():
-    inputs_BL, labels_BL = random_crops(np.arange(100, dtype=np.uint16), 16, 9, CPU)
+def test_plain_windows_are_the_text_and_what_follows():
+    inputs_BL, labels_BL = random_windows(np.arange(100, dtype=np.uint16), 16, 9, CPU)
     assert inputs_BL.shape == labels_BL.shape == (16, 9)
     assert torch.equal(labels_BL, inputs_BL + 1)
-    starts = {int(random_crops(np.arange(12, dtype=np.uint16), 1, 9, CPU)[0][0, 0]) for _ in range(60)}
-    assert starts == {0, 1, 2}, "also the last crop that fits"
+    starts = {int(random_windows(np.arange(12, dtype=np.uint16), 1, 9, CPU)[0][0, 0]) for _ in range(60)}
+    assert starts == {0, 1, 2}, "also the last window that fits"
 
 
 def test_plain_loop_learns(config, task):

@@ -139,7 +139,7 @@ def test_text_samples_are_in_tensorboard(kind, trained):
 
 
 def test_predictions(kind, trained):
-    """All validation pairs at the end; of a text, a few places."""
+    """All validation pairs at the end; of a text, a few positions."""
     settings, run = trained
     predictions = read(run / "predictions.json")
     if kind == "lm":

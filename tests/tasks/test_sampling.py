@@ -60,10 +60,10 @@ def test_questions_know_their_file(squad):
 
 def test_windows_are_of_the_file_of_their_question(squad):
     task = prepared(squad, train_file_weights=(1, 2), max_seq_len=40, doc_stride=8)
-    places = task.source_indices(np.arange(len(task.train_lengths)))
-    assert len(places) > len(set(places.tolist())), "long contexts have several windows"
-    for question in set(places.tolist()):
-        assert len(set(task.train_sampling.source_ids[places == question].tolist())) == 1
+    sources = task.source_indices(np.arange(len(task.train_lengths)))
+    assert len(sources) > len(set(sources.tolist())), "long contexts have several windows"
+    for question in set(sources.tolist()):
+        assert len(set(task.train_sampling.source_ids[sources == question].tolist())) == 1
 
 
 def test_pairs_know_their_file(tmp_path):

@@ -104,7 +104,7 @@ def test_rows_are_texts(trained):
 
 
 def test_words_are_counted_without_gaps():
-    """A tokenizer without [UNK] drops words; numbers with a gap would be read as places of other words."""
+    """A tokenizer without [UNK] drops words; numbers with a gap would be read as positions of other words."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.train_from_iterator(["hello world"], trainers.BpeTrainer(vocab_size=40, show_progress=False))

@@ -210,7 +210,7 @@ def test_the_longest_are_tried_and_leave_nothing():
     assert all(parameter.grad is None for parameter in gradients.model.parameters())
 
 
-def test_the_culprit_is_looked_for_with_the_same_dropout_in_the_same_passes():
+def test_the_non_finite_source_is_looked_for_with_the_same_dropout_in_the_same_passes():
     task = Toy(3)
     gradients, _ = toy(task, nn.Sequential(nn.Linear(2, 64), nn.Dropout(0.5), nn.Linear(64, 1)))
     gradients.most_tokens = 3 * 32

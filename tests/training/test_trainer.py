@@ -49,7 +49,7 @@ def train_losses(trainer: Trainer, num_steps: int) -> list[float]:
     return losses
 
 
-def test_first_loss_is_that_of_a_guess_among_the_allowed_places(settings, tmp_path):
+def test_first_loss_is_that_of_a_guess_among_the_allowed_positions(settings, tmp_path):
     trainer = new_trainer({**settings, **EXACT}, tmp_path / "run")
     trainer.start_epoch()
     batch = trainer.task.train_batch(trainer.batches[0])

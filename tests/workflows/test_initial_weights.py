@@ -128,7 +128,7 @@ def test_encoders_that_cannot_be_taken(data, encoder, tmp_path, changes, part):
     [
         ({"norm_first": True}, "--norm_first True is False there; leave these flags out"),
         ({"embed_dim": 64, "conv_kernel_size": 7}, "--embed_dim 64 is 32 there, --conv_kernel_size 7 is 0 there"),
-        ({"max_seq_len": 201}, "--max_seq_len 201: the encoder has 200 places; use at most that"),
+        ({"max_seq_len": 201}, "--max_seq_len 201: the encoder has 200 positions; use at most that"),
     ],
 )
 def test_flags_that_make_another_model(data, encoder, typed, part):

@@ -255,7 +255,7 @@ def test_ctrl_c_outside_of_the_loop_is_one_line(settings, where):
 
 
 def limit_file_size(size: int, steps: range) -> None:
-    """No file may grow beyond a size in these steps: 2 kB stop the records, 20 kB the weights, 200 kB the moments."""
+    """No file may grow beyond a size in these steps: 2 kB stop records, 20 kB weights, 200 kB optimizer state."""
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -750,7 +750,7 @@ def writing(tmp_path_factory) -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", WRITING)
 def test_kills_of_tasks_that_write_text(writing, tmp_path, name):
-    """Killed at several moments, in steps, evaluations and saves; lm draws its crops anew at each step."""
+    """Killed at several moments, in steps, evaluations and saves; lm draws its windows anew at each step."""
     kind, more = WRITING[name]
     config = Config(**{**writing[kind], **more, "output_dir": str(tmp_path)}, run_name="run")
     expected = train(dataclasses.replace(config, run_name="straight"))
@@ -834,7 +834,7 @@ def test_a_writer_goes_on_from_an_older_checkpoint(finished_writers, stopped_wri
 
 
 def test_a_changed_corpus_is_refused(writing, finished_writers, tmp_path):
-    """The same number of tokens and so of crops: only their content tells the corpora apart."""
+    """The same number of tokens and so of windows: only their content tells the corpora apart."""
     run = tmp_path / "run"
     shutil.copytree(finished_writers["lm"], run)
     before = tree(run)

@@ -170,7 +170,7 @@ def test_numbers_that_are_not_finite(run):
     assert line.startswith("BAD   run/best: ") and name in line
 
 
-def test_what_was_set_aside_is_named(run):
+def test_what_was_quarantined_is_named(run):
     newest = newest_of(run)
     newest.rename(newest.with_name(f"{newest.name}.damaged"))
     finished = call_script("verify.py", run)

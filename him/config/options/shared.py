@@ -67,16 +67,20 @@ class ModelOptions:
     activation: str | None = option(
         None, "of the feed-forward layers", "shape", fallback="gelu", choices=("gelu", "relu_squared")
     )
-    positions: str = option("rotary", "how the model knows places", "shape", choices=("rotary", "learned"))
+    positions: str = option("rotary", "how the model knows positions", "shape", choices=("rotary", "learned"))
     dropout: float | None = option(
         None, "dropout on embeddings and residual branches", "optimization", fallback=0.1, **SHARE
     )
     variational_dropout: bool | None = option(
-        None, "all places of a sample lose the same channels", "optimization", fallback=False, aliases="shared_dropout"
+        None,
+        "all positions of a sample lose the same channels",
+        "optimization",
+        fallback=False,
+        aliases="shared_dropout",
     )
     attention_dropout: float = option(0.0, "dropout on attention weights; slow", "optimization", **SHARE)
     word_dropout: float | None = option(
-        None, "share of tokens hidden while training", "optimization", fallback=0.0, **SHARE
+        None, "share of tokens masked while training", "optimization", fallback=0.0, **SHARE
     )
 
 
@@ -291,7 +295,7 @@ class CompressionOptions:
     )
     fine_tune_epochs: int | None = option(
         None,
-        "epochs of training after pruning, taught by the unpruned model (none: a third of the steps before)",
+        "epochs of training after pruning, distilled from the unpruned model (none: a third of the steps before)",
         "compression",
         low=0,
     )

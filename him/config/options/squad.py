@@ -9,11 +9,11 @@ from him.config.options.option import TaskSpec, option
 class SquadOptions:
     """Question answering."""
 
-    lexical_features: bool = option(True, "question answering: feed in word matches, shapes and rarity", "shape")
+    lexical_features: bool = option(True, "question answering: feed in word matches, shapes and IDF", "shape")
     num_augmentations: int | None = option(
         None,
-        "squad: each epoch sees one of so many variants of a question, with words and sentences left out, or the "
-        "question itself; 0 is off",
+        "squad: each epoch sees one of so many augmented copies of a question, with words and sentences left out, or "
+        "the question itself; 0 is off",
         "data",
         fallback=0,
         low=0,

@@ -87,7 +87,7 @@ def load_summary_phrases() -> dict[str, SummaryPhrases]:
 def telling_facts(passage: Passage) -> list[str]:
     """The relations of the main entity that a summary of the passage states."""
     phrases = load_summary_phrases()[passage.story.kind]
-    return [relation for relation in phrases.order if (0, relation) in passage.places][: phrases.num_facts]
+    return [relation for relation in phrases.order if (0, relation) in passage.offsets][: phrases.num_facts]
 
 
 def summarize(passage: Passage, rng: random.Random) -> str:
@@ -113,9 +113,9 @@ class DocumentWriter(Writer):
             told_main = rng.sample(relations, len(relations) - (rng.random() < 0.75))
             told_other = rng.sample(relations, rng.randint(2, min(3, len(told_main) - 1)))
             passage = self._tell(Passage(story, asides), told_main, told_other, other_opens=0.3)
-            places = {relation: start for (who, relation), start in passage.places.items() if who == 0}
+            offsets = {relation: start for (who, relation), start in passage.offsets.items() if who == 0}
             # A value that opens a sentence has a capital letter there, and could not be copied from it.
-            copyable = all(passage.text.startswith(facts[name], start) for name, start in places.items())
+            copyable = all(passage.text.startswith(facts[name], start) for name, start in offsets.items())
             first_end = passage.text.index(".")
-            if copyable and any(places[relation] > first_end for relation in telling_facts(passage)):
+            if copyable and any(offsets[relation] > first_end for relation in telling_facts(passage)):
                 return passage

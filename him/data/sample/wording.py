@@ -109,7 +109,7 @@ class Passage:
         story: what it tells.
         asides: values for a sentence beside the point.
         text: the paragraph.
-        places: offset of each value, by number of the entity (0 is the main one) and relation.
+        offsets: offset of each value, by number of the entity (0 is the main one) and relation.
         names: offsets of the full names of each entity, in order.
         wordings: what it was written with.
     """
@@ -117,7 +117,7 @@ class Passage:
     story: Story
     asides: dict[str, str]
     text: str = ""
-    places: dict[tuple[int, str], int] = field(default_factory=dict)
+    offsets: dict[tuple[int, str], int] = field(default_factory=dict)
     names: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
     wordings: list[Wording] = field(default_factory=list)
 
@@ -167,11 +167,11 @@ class Writer:
         """Up to `count` questions on different facts, each with its one answer, as in a SQuAD file."""
         phrases = load_phrases()[passage.story.kind]
         asked = []
-        candidates = list(passage.places) + [(0, "name"), (1, "name")]
+        candidates = list(passage.offsets) + [(0, "name"), (1, "name")]
         self.rng.shuffle(candidates)
         for who, relation in candidates:
             entity = passage.story.entities[who]
-            told = {name for number, name in passage.places if number == who}
+            told = {name for number, name in passage.offsets if number == who}
             possible = [
                 wording
                 for wording in phrases.questions[relation]
@@ -187,10 +187,10 @@ class Writer:
             )
             if relation == "name":
                 # The last mention before the fact, where a reader has the answer from, or else the next one.
-                mentions, place = passage.names[who], passage.places[who, wording.relations[0]]
+                mentions, place = passage.names[who], passage.offsets[who, wording.relations[0]]
                 text, start = entity.name, max((at for at in mentions if at <= place), default=mentions[0])
             else:
-                text, start = entity.facts[relation], passage.places[who, relation]
+                text, start = entity.facts[relation], passage.offsets[who, relation]
             text = passage.text[start : start + len(text)]  # as written: a sentence may open with it
             asked.append({"question": question, "answers": [{"text": text, "answer_start": start}]})
         return asked
@@ -288,5 +288,5 @@ class Writer:
                 else:
                     self._add_subject(passage, who, None)
             else:
-                passage.places[who, part] = len(passage.text)
+                passage.offsets[who, part] = len(passage.text)
                 passage.text += entity.facts[part]

@@ -16,19 +16,19 @@ WORDS_OUT = 0.12  # share of the words of a question, but for the first and the 
 
 
 def augment(data: SquadData, number: int, seed: int) -> SquadData:
-    """The data, and behind them each question again in `number` variants, each with a context of its own.
+    """The data, and behind them each question again in `number` augmented copies, each with a context of its own.
 
     Args:
         data: questions with answers, or without: then any sentence may fall out.
-        number: of variants.
+        number: of copies of each question.
         seed: decides them.
     """
     chosen = random.Random(seed)
-    variants = [variant for copy in range(number) for variant in _variants(data, copy, chosen)]
-    return SquadData.from_paragraphs([*data.paragraphs, *variants], data.source)
+    copies = [each for copy in range(number) for each in _augmented(data, copy, chosen)]
+    return SquadData.from_paragraphs([*data.paragraphs, *copies], data.source)
 
 
-def _variants(data: SquadData, copy: int, chosen: random.Random) -> Iterator[Paragraph]:
+def _augmented(data: SquadData, copy: int, chosen: random.Random) -> Iterator[Paragraph]:
     for paragraph in data.paragraphs:
         bounds = sentence_bounds(paragraph.context)
         for question in paragraph.questions:

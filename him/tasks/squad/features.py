@@ -209,7 +209,7 @@ def build_features(
             (`count_articles`), each of which is left out in the same way.
 
     Returns:
-        The features, and the frequencies that were used.
+        The features, and the document frequencies that were used.
 
     Raises:
         ConfigError: the windows are too short.

@@ -142,7 +142,7 @@ def focus_position(surfaces: Sequence[str], words: Sequence[str], question_word:
 
 
 class DocumentFrequencies:
-    """Inverse document frequency of words over the training contexts, scaled to [0, 1].
+    """Document frequencies of words over the training contexts, and the inverse ones (IDF), scaled to [0, 1].
 
     Args:
         num_documents: number of contexts counted.
@@ -167,12 +167,12 @@ class DocumentFrequencies:
         return cls(num_documents, {word: count for word, count in counts.items() if count >= least})
 
     def of(self, words: Sequence[str]) -> np.ndarray:
-        """float32 in [0, 1]: 1 for words that no document has, 0 for one that all have."""
+        """IDF, float32 in [0, 1]: 1 for words that no document has, 0 for one that all have."""
         counts = np.array([self.frequencies.get(word, 0) for word in words], np.float32)
         return _scaled_idf(counts, self.num_documents)
 
     def without(self, parts: Sequence["DocumentFrequencies"], words: Sequence[str]) -> list[np.ndarray]:
-        """For each part of the documents the idf of all words as if that part were not there.
+        """For each part of the documents the IDF of all words as if that part were not there.
 
         Args:
             parts: counts of some of the documents each.
@@ -245,7 +245,7 @@ def _numbered(values: Sequence[str]) -> np.ndarray:
 
 
 def sentence_starts(words: Words, context: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Places of the first word of each sentence.
+    """Positions of the first word of each sentence.
 
     A sentence ends at a mark that has space behind it, a word that is not in lower case after the space, and no initial
     before it: so not within "3.5", "U.S. law" or "J. Smith".

@@ -240,13 +240,13 @@ def _fail_not_there(text: str, start: int, context: str, at: str) -> NoReturn:
     if start >= len(context):
         there = f"the context has only {len(context)}"
     fault = f"the answer {shown(text)} is not at character {shown(start)}, {there}"
-    places = [match.start() for match in re.finditer(re.escape(text), context)]
-    if not places:
+    positions = [match.start() for match in re.finditer(re.escape(text), context)]
+    if not positions:
         fail(at, f"{fault}, nor anywhere else in it", "copy the answer from the context letter for letter")
     if hint := _counted_otherwise(text, start, context):
         fail(at, fault, f"answer_start counts characters, and this one counts {hint}")
-    more = f" ({len(places)} places in all)" if len(places) > 1 else ""
-    nearest = min(places, key=lambda place: abs(place - start))
+    more = f" ({len(positions)} places in all)" if len(positions) > 1 else ""
+    nearest = min(positions, key=lambda position: abs(position - start))
     fail(at, fault, f"the text stands at {nearest}{more}: set answer_start to that")
 
 

@@ -48,16 +48,16 @@ def synthetic_questions(contexts: Iterable[tuple[str, str]], per_context: int, s
         source: names the data in messages.
 
     Returns:
-        Data in which a question has one answer, or as many as it stands in places; a context without the sentence that
-        was taken out of it is a context of its own.
+        Data in which a question has one answer, or as many as its text occurs; a context without the sentence that was
+        taken out of it is a context of its own.
     """
     chosen = random.Random(seed)
     paragraphs = []
     for number, (context, title) in enumerate({context: title for title, context in contexts}.items()):
         made = _Context(context, chosen)
         asked: dict[str, list[Question]] = {}
-        for place, (text, question, answers) in enumerate(made.questions(per_context)):
-            id = f"made-{number}-{place}"
+        for position, (text, question, answers) in enumerate(made.questions(per_context)):
+            id = f"made-{number}-{position}"
             asked.setdefault(text, []).append(Question(id, question, answers, is_impossible=False))
         paragraphs += [Paragraph(title, text, tuple(questions)) for text, questions in asked.items()]
     return SquadData.from_paragraphs(paragraphs, source)
@@ -73,11 +73,11 @@ class _Context:
         self.names = {word.text for words in self.sentences for word in words[1:] if word.is_capital}
         self.spans = [span for number in range(len(self.sentences)) for span in self._spans(number)]
         self.content = [word.text for words in self.sentences for word in words if word.is_content]
-        self.places: dict[str, list[_Span]] = {}
+        self.occurrences: dict[str, list[_Span]] = {}
         for span in self.spans:
-            self.places.setdefault(self._said(span).lower(), []).append(span)
+            self.occurrences.setdefault(self._said(span).lower(), []).append(span)
         self.recurring = [
-            span for spans in self.places.values() if len({span.sentence for span in spans}) > 1 for span in spans
+            span for spans in self.occurrences.values() if len({span.sentence for span in spans}) > 1 for span in spans
         ]
 
     def questions(self, number: int) -> Iterable[tuple[str, str, tuple[Answer, ...]]]:
@@ -99,7 +99,7 @@ class _Context:
         return (self.text, question, (Answer(self.text[start:end], start),)) if question else None
 
     def _recurring_question(self, span: _Span) -> tuple[str, str, tuple[Answer, ...]] | None:
-        """Asks for a span by a sentence, which is taken out; all its other places are answers."""
+        """Asks for a span by a sentence, which is taken out; all its other occurrences are answers."""
         question = self._question(span)
         if question is None:
             return None
@@ -109,7 +109,7 @@ class _Context:
         cut_to = following[0][0].start if following else len(self.text)
         text = self.text[:cut_from] + self.text[cut_to:]
         answers = []
-        for other in self.places[self._said(span).lower()]:
+        for other in self.occurrences[self._said(span).lower()]:
             if other.sentence == span.sentence:
                 continue
             start, end = self._characters(other)
@@ -175,14 +175,14 @@ class _Context:
     def _spans(self, number: int) -> Iterable[_Span]:
         """Names, numbers and short runs of content words of a sentence, all maximal."""
         words = self.sentences[number]
-        place = 0
-        while place < len(words):
-            kind = self._kind(words[place], place)
+        position = 0
+        while position < len(words):
+            kind = self._kind(words[position], position)
             if kind is None:
-                place += 1
+                position += 1
                 continue
-            last = place
-            while last + 1 < len(words) and last + 1 - place < LONGEST[kind]:
+            last = position
+            while last + 1 < len(words) and last + 1 - position < LONGEST[kind]:
                 following = words[last + 1]
                 if self._kind(words[last + 1], last + 1) == kind or (
                     kind == "number" and following.text in ("%", "percent")
@@ -193,21 +193,21 @@ class _Context:
                     and following.text in JOINS
                     and last + 2 < len(words)
                     and words[last + 2].is_capital
-                    and last + 2 - place < LONGEST[kind]
+                    and last + 2 - position < LONGEST[kind]
                 ):
                     last += 2
                 else:
                     break
-            yield _Span(number, place, last, kind)
-            place = last + 1
+            yield _Span(number, position, last, kind)
+            position = last + 1
 
-    def _kind(self, word: Word, place: int) -> str | None:
+    def _kind(self, word: Word, position: int) -> str | None:
         """What kind of span a word is part of; the first of a sentence is a name where it is one elsewhere."""
         if not word.is_content:
             return None
         if word.text[0].isdigit():
             return "number"
-        if word.is_capital and (place > 0 or not word.text[1:].islower() or word.text in self.names):
+        if word.is_capital and (position > 0 or not word.text[1:].islower() or word.text in self.names):
             return "name"
         return "phrase"
 

@@ -146,7 +146,7 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask
         return self.validation_features.digest
 
     def source_indices(self, examples: np.ndarray) -> np.ndarray:
-        """The training questions of which the windows are parts, or that their questions are variants of."""
+        """The training questions of which the windows are parts, or of which their questions are augmented copies."""
         return self.train_batches.features.window_question[examples] % self.train.num_questions
 
     @cached_property
@@ -280,7 +280,7 @@ class SquadTask(PretrainableTask, DistillableTask, AttentionTask, ExportableTask
         return self._predict(model, compute, data)["0"]
 
     def line(self, answer: Answer) -> str:
-        """The answer with its score and its place."""
+        """The answer with its score and its position."""
         said = answer.text if answer.answerable else f"no answer, or at best: {answer.text}"
         return (
             f"{said}  (score {answer.score:.3f}, characters {answer.start} to {answer.end}, "

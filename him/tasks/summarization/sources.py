@@ -160,21 +160,21 @@ def _hub_pairs(
 
 
 def _usable_rows(rows: "Dataset", fields: Fields, blank: list[str]) -> Records:
-    """Rows that have a document and a summary, as records; one without an id of its own gets its place.
+    """Rows that have a document and a summary, as records; one without an id of its own gets its row, "row 3".
 
     Those that are left out are noted down in `blank` as they are met.
     """
     kept = (ID, fields.document, fields.summary, fields.references)
     seen: set[str] = set()
-    for place, row in _numbered(rows.select_columns([name for name in rows.column_names if name in kept])):
+    for at, row in _numbered(rows.select_columns([name for name in rows.column_names if name in kept])):
         summaries = (row.get(name) for name in (fields.summary, fields.references) if name)
         if _is_blank(row[fields.document]) or all(map(_is_blank, summaries)):
-            blank.append(place)
+            blank.append(at)
             continue
         identifier = "" if row.get(ID) is None else str(row[ID])
-        row[ID] = place if _is_blank(identifier) or identifier in seen else identifier
+        row[ID] = at if _is_blank(identifier) or identifier in seen else identifier
         seen.add(identifier)
-        yield place, row
+        yield at, row
 
 
 def _is_blank(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Crops to train on and windows to score with, on streams in which every token is its own number."""
+"""Random windows to train on and windows to score with, on streams in which every token is its own number."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def stream(total):
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(length=st.integers(1, 40), more=st.integers(1, 200), seed=st.integers(0, 1000))
-def test_crops_lie_within_the_stream(length, more, seed):
+def test_windows_lie_within_the_stream(length, more, seed):
     """And the labels are the inputs one token later."""
     windows = RandomWindows(stream(length + more), length)
     torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def test_crops_lie_within_the_stream(length, more, seed):
 
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(length=st.integers(1, 20), more=st.integers(1, 80))
-def test_each_place_can_be_the_start_of_a_crop(length, more):
+def test_each_position_can_be_the_start_of_a_window(length, more):
     """So nothing is left out for good, neither the first token nor the last."""
     windows = RandomWindows(stream(length + more), length)
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def test_an_epoch_passes_over_nearly_everything_once():
     assert (abs(counts[10:90] / 400 - 1) < 5 * 0.6 / 20).all()  # a token is seen 0, 1 or 2 times: deviation 0.6 at most
 
 
-def test_crops_are_a_function_of_the_seed_of_torch():
+def test_windows_are_a_function_of_the_seed_of_torch():
     windows, numbers = RandomWindows(stream(500), 16), np.array([4, 0, 17, 4])
 
     def batch(seed):
@@ -67,14 +67,14 @@ def test_crops_are_a_function_of_the_seed_of_torch():
     assert torch.equal(batch(3), batch(3))
 
 
-def test_crop_number_i_starts_in_the_ith_stretch():
+def test_window_number_i_starts_in_the_ith_stretch():
     windows, numbers = RandomWindows(stream(500), 16), np.array([4, 0, 17, 4])
     torch.manual_seed(0)
     for _ in range(100):
         assert (windows.batch(numbers)["input_ids"][:, 0].numpy() // 16 == numbers).all()
 
 
-def test_micro_batches_have_the_crops_of_the_batch():
+def test_micro_batches_have_the_windows_of_the_batch():
     windows, numbers = RandomWindows(stream(500), 16), np.arange(31)
     torch.manual_seed(5)
     whole = windows.batch(numbers)["input_ids"]
@@ -83,7 +83,7 @@ def test_micro_batches_have_the_crops_of_the_batch():
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_a_stream_without_a_crop():
+def test_a_stream_without_a_window():
     with pytest.raises(AssertionError):
         RandomWindows(stream(16), 16)
 

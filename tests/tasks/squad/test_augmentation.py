@@ -1,4 +1,4 @@
-"""Variants of questions: the answers stay where they are, and other things fall out."""
+"""Augmented copies of questions: the answers stay where they are, and other things fall out."""
 
 import pytest
 
@@ -31,31 +31,31 @@ def test_sentences_end_where_they_seem_to():
 @pytest.mark.parametrize("text", ["", " ", "one", "...", "É. Ñ! ü", "a. b. c", "\u200b"])
 def test_bounds_cover_any_text(text):
     assert "".join(text[start:end] for start, end in sentence_bounds(text)) == text
-    variants = augment(data_of(Question("q", "What?", (), is_impossible=True), context=text), 2, 0)
-    assert len(variants.questions) == 3
+    augmented = augment(data_of(Question("q", "What?", (), is_impossible=True), context=text), 2, 0)
+    assert len(augmented.questions) == 3
 
 
-def test_answers_are_found_in_every_variant():
+def test_answers_are_found_in_every_augmented_copy():
     data = data_of(*(question(place) for place in range(20)))
-    variants = augment(data, 5, seed=1)
-    assert variants.paragraphs[0] is data.paragraphs[0]
-    for paragraph in variants.paragraphs:
+    augmented = augment(data, 5, seed=1)
+    assert augmented.paragraphs[0] is data.paragraphs[0]
+    for paragraph in augmented.paragraphs:
         for each in paragraph.questions:
             for answer in each.answers:
                 assert paragraph.context[answer.start : answer.start + len(answer.text)] == answer.text
-    # The n-th question of each variant is the n-th of the data: by this the trainer knows where one is from.
-    assert [each.id.split("-")[0] for each in variants.questions] == 6 * [each.id for each in data.questions]
-    assert len({each.id for each in variants.questions}) == 120
+    # The n-th question of each copy is the n-th of the data: by this the trainer knows where one is from.
+    assert [each.id.split("-")[0] for each in augmented.questions] == 6 * [each.id for each in data.questions]
+    assert len({each.id for each in augmented.questions}) == 120
 
 
 def test_about_as_much_falls_out_as_is_said():
     data = data_of(*(question(place) for place in range(20)))
-    variants = augment(data, 50, seed=2)
+    augmented = augment(data, 50, seed=2)
     words = len(data.questions[0].text.split())
-    kept = [len(each.text.split()) for each in variants.questions[20:]]
+    kept = [len(each.text.split()) for each in augmented.questions[20:]]
     assert sum(kept) / len(kept) == pytest.approx(words - WORDS_OUT * (words - 2), abs=0.1)
-    assert all(each.text.startswith("Who") and each.text.endswith("mills?") for each in variants.questions)
-    sentences = [len(sentences_of(paragraph.context)) for paragraph in variants.paragraphs[1:]]
+    assert all(each.text.startswith("Who") and each.text.endswith("mills?") for each in augmented.questions)
+    sentences = [len(sentences_of(paragraph.context)) for paragraph in augmented.paragraphs[1:]]
     assert sum(sentences) / len(sentences) == pytest.approx(20 - SENTENCES_OUT * 19, abs=0.2)
 
 

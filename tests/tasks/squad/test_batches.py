@@ -22,7 +22,7 @@ def batches(tokenizer, squad_data):
     return make
 
 
-def places(row):
+def positions(row):
     """Where a row is not zero, with the value there."""
     return {place: float(value) for place, value in enumerate(row) if value}
 
@@ -54,17 +54,17 @@ def test_fields_by_hand(batches):
     assert batch["token_type_ids"].tolist() == [[0] * 5 + [1] * 6 + [0] * 5, [0] * 3 + [1] * 6 + [0] * 7]
     assert batch["attention_mask"].tolist() == [[True] * 11 + [False] * 5, [True] * 9 + [False] * 7]
     assert batch["word_ids"].tolist() == [[-1] * 5 + [0, 1, 1, 2, 3] + [-1] * 6, [-1] * 3 + [0, 1, 1, 2, 3] + [-1] * 8]
-    assert [places(row) for row in batch["may_start"]] == [
+    assert [positions(row) for row in batch["may_start"]] == [
         dict.fromkeys((0, 5, 6, 8, 9), 1),
         dict.fromkeys((0, 3, 4, 6, 7), 1),
     ]
-    assert [places(row) for row in batch["may_end"]] == [
+    assert [positions(row) for row in batch["may_end"]] == [
         dict.fromkeys((0, 5, 7, 8, 9), 1),
         dict.fromkeys((0, 3, 5, 6, 7), 1),
     ]
     # "cats" starts with its first piece and ends with its last; the other question has no answer
-    assert [places(row) for row in batch["start_targets"]] == [{6: 1.0}, {0: 1.0}]
-    assert [places(row) for row in batch["end_targets"]] == [{7: 1.0}, {0: 1.0}]
+    assert [positions(row) for row in batch["start_targets"]] == [{6: 1.0}, {0: 1.0}]
+    assert [positions(row) for row in batch["end_targets"]] == [{7: 1.0}, {0: 1.0}]
 
 
 def test_lexical_fields_by_hand(batches):
@@ -103,8 +103,8 @@ def test_soft_targets_over_annotators(batches):
     """Three say cats, one of them from inside the word; one says The cats; one cats sat."""
     answers = [("cats", 4), ("cats", 4), ("ats", 5), ("The cats", 0), ("cats sat", 4)]
     batch = batches((CONTEXT, [("Who sat?", answers)])).batch([0])
-    assert places(batch["start_targets"][0]) == pytest.approx({5: 1 / 5, 6: 4 / 5})
-    assert places(batch["end_targets"][0]) == pytest.approx({7: 4 / 5, 8: 1 / 5})
+    assert positions(batch["start_targets"][0]) == pytest.approx({5: 1 / 5, 6: 4 / 5})
+    assert positions(batch["end_targets"][0]) == pytest.approx({7: 4 / 5, 8: 1 / 5})
 
 
 def test_answer_split_by_a_window_edge(batches):
@@ -118,8 +118,8 @@ def test_answer_split_by_a_window_edge(batches):
     assert windows == [(0, 5), (3, 8)] * 2
     batch = made.batch(range(4))
     # "on red" lies in the second window only: the first one has no answer
-    assert [places(row) for row in batch["start_targets"]] == [{0: 1}, {5: 1}, {0: 1}, {0: 1}]
-    assert [places(row) for row in batch["end_targets"]] == [{0: 1}, {6: 1}, {0: 1}, {0: 1}]
+    assert [positions(row) for row in batch["start_targets"]] == [{0: 1}, {5: 1}, {0: 1}, {0: 1}]
+    assert [positions(row) for row in batch["end_targets"]] == [{0: 1}, {6: 1}, {0: 1}, {0: 1}]
     assert batch["word_ids"].tolist()[:2] == [[-1] * 4 + [0, 1, 1, 2, 3, -1], [-1] * 4 + [2, 3, 4, 5, 6, -1]]
 
 
@@ -128,8 +128,8 @@ def test_word_split_by_a_window_edge(batches):
     asked = [("Who?", [answer]) for answer in (("cats", 4), ("The cat", 0), ("s sat", 7))]
     batch = batches((CONTEXT, asked), max_seq_len=7, doc_stride=0).batch(range(9))
     # The last two answers lie in one window, but their words do not.
-    assert [places(row) for row in batch["start_targets"]] == [{0: 1}] * 9
-    assert [places(row) for row in batch["end_targets"]] == [{0: 1}] * 9
+    assert [positions(row) for row in batch["start_targets"]] == [{0: 1}] * 9
+    assert [positions(row) for row in batch["end_targets"]] == [{0: 1}] * 9
     batch = {name: tensor[:3] for name, tensor in batch.items()}
     assert batch["input_ids"][:, 4:].tolist() == [[7, 8, 3], [9, 6, 3], [13, 3, 0]]
     assert batch["may_start"][:, 4:].tolist() == [[True, True, False], [False, True, False], [True, False, False]]
@@ -139,7 +139,7 @@ def test_word_split_by_a_window_edge(batches):
 def test_one_annotator_of_two_in_the_window(batches):
     made = batches(("The cats sat on red mat.", [("Who?", [("The", 0), ("sat", 9), ("mat", 20)])]), max_seq_len=10)
     batch = made.batch([0, 1])
-    assert [places(row) for row in batch["start_targets"]] == [{4: 0.5, 7: 0.5}, {4: 0.5, 7: 0.5}]
+    assert [positions(row) for row in batch["start_targets"]] == [{4: 0.5, 7: 0.5}, {4: 0.5, 7: 0.5}]
 
 
 def test_invariants_on_random_data(batches, squad_data, tokenizer):

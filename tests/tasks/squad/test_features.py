@@ -60,7 +60,7 @@ def test_the_same_windows_as_the_fast_tokenizer(tokenizer, fast, squad_data, max
     def text(most):
         return " ".join(vocabulary[n] for n in random.integers(0, len(vocabulary), random.integers(1, most + 1)))
 
-    # The longest question has 4 pieces a word at most; the smallest window leaves 11 - 10 places for new ones.
+    # The longest question has 4 pieces a word at most; the smallest window leaves 11 - 10 positions for new ones.
     most_words = 3 if max_seq_len - doc_stride < 20 else 6
     data = squad_data(*((text(300), [(text(most_words)[:20], []), (text(2)[:9], [])]) for _ in range(25)))
     features = built(data, tokenizer, max_seq_len, doc_stride)
@@ -236,7 +236,7 @@ def test_lexical_columns(tokenizer, squad_data):
     assert features.scalars[0].shape == (12, 11)
 
 
-def test_rarity_of_training_is_used_for_other_data(tokenizer, squad_data):
+def test_idf_of_training_is_used_for_other_data(tokenizer, squad_data):
     training = squad_data(("The cat.", [("Who?", [])]), ("The dog.", [("Who?", [])]))
     other = squad_data(("The mat.", [("Who?", [])]))
     _, frequencies = build_features(training, tokenizer, FeatureOptions(64, 16), None)

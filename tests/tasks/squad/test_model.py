@@ -108,7 +108,7 @@ def test_every_parameter_gets_a_gradient(batches, make_model, variant):
         assert (rows > 0).float().mean() > 0.6, name
 
 
-def test_forbidden_places(batches, make_model):
+def test_forbidden_positions(batches, make_model):
     batch = batches.batch([2, 3])
     output = make_model()(batch)
     for found, allowed in ((output.start_logits_BL, batch["may_start"]), (output.end_logits_BL, batch["may_end"])):

@@ -62,7 +62,7 @@ def test_against_all_spans(window, longest):
     assert found[4] == []
 
 
-def test_forbidden_places_are_never_chosen(window):
+def test_forbidden_positions_are_never_chosen(window):
     """Only the words 8 may start and 10 end an answer, and what is best of all may not."""
     _, _, word_ids = window
     start = torch.full(word_ids.shape, FORBIDDEN_LOGIT)

@@ -50,7 +50,7 @@ def assert_sound(data: SquadData) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_answers_stand_at_their_places(contexts, seed):
+def test_answers_stand_at_their_positions(contexts, seed):
     data = synthetic_questions(contexts, 8, seed, "made")
     assert_sound(data)
     assert 6 * len(contexts) < data.num_questions <= 8 * len(contexts)
@@ -153,7 +153,7 @@ def test_the_sentence_of_a_recurring_question_is_taken_out(monkeypatch):
         assert set(question.rstrip("?").split()[1:]) <= set(taken_out.rstrip(".").split())
 
 
-def test_all_other_places_of_a_recurring_span_are_answers(monkeypatch):
+def test_all_other_occurrences_of_a_recurring_span_are_answers(monkeypatch):
     monkeypatch.setattr(module, "SHARE_OF_RECURRING", 1.0)
     context = (
         "The Yalhaven Moth hides daily. Old farmers fear the Yalhaven Moth. By night the Yalhaven Moth eats roots."

@@ -200,7 +200,7 @@ def test_a_v1_model_on_a_v2_file_answers_everything(run, v2_files):
 
 
 def by_hand() -> tuple[SpanOutput, dict[str, torch.Tensor]]:
-    """One row of four places, of which three are allowed; two annotators disagree about the start."""
+    """One row of four positions, of which three are allowed; two annotators disagree about the start."""
     start = torch.tensor([[0.0, math.log(2), math.log(5), FORBIDDEN_LOGIT]])
     end = torch.tensor([[0.0, 0.0, FORBIDDEN_LOGIT, 0.0]])
     allowed = {"may_start": start > FORBIDDEN_LOGIT, "may_end": end > FORBIDDEN_LOGIT}
@@ -219,7 +219,7 @@ def test_span_loss_by_hand():
 
 
 def test_label_smoothing_by_hand():
-    """A tenth of the target goes to the three allowed places evenly, none to the forbidden one."""
+    """A tenth of the target goes to the three allowed positions evenly, none to the forbidden one."""
     sums = span_loss(*by_hand(), label_smoothing=0.1)
     third = 0.1 / 3
     start = -(third * math.log(1 / 8) + (0.45 + third) * (math.log(2 / 8) + math.log(5 / 8)))
@@ -227,7 +227,7 @@ def test_label_smoothing_by_hand():
 
 
 def taught_by_hand() -> SpanOutput:
-    """The teacher is sure of neither start nor end: 1/3 each of three places, and 2/4, 1/4, 1/4."""
+    """The teacher is sure of neither start nor end: 1/3 each of three positions, and 2/4, 1/4, 1/4."""
     start = torch.tensor([[1.0, 1.0, 1.0, FORBIDDEN_LOGIT]])
     return SpanOutput(start, torch.tensor([[math.log(2), 0.0, FORBIDDEN_LOGIT, 0.0]]), [])
 
@@ -245,7 +245,7 @@ def test_distilled_span_loss_by_hand(share, label_smoothing):
 
 
 def test_distilling_a_span_from_oneself_teaches_nothing():
-    """Forbidden places, whose logits are far below all others, make no NaN of it."""
+    """Forbidden positions, whose logits are far below all others, make no NaN of it."""
     output, batch = by_hand()
     logits = [each.requires_grad_() for each in (output.start_logits_BL, output.end_logits_BL)]
     loss = distilled_span_loss(output, SpanOutput(*(each.detach() for each in logits), []), batch, 1.0).loss
@@ -281,7 +281,7 @@ def test_label_smoothing_is_for_training_only(settings):
     task = SquadTask.prepare(SquadTask.resolve(Config(**settings, label_smoothing=0.3, dropout=0.0, word_dropout=0.0)))
     torch.manual_seed(0)
     model = task.build_model()
-    torch.nn.init.normal_(model.span.weight)  # or all places are alike, with or without
+    torch.nn.init.normal_(model.span.weight)  # or all positions are alike, with or without
     batch = task.train_batch(np.arange(4))
     with torch.no_grad():
         smooth = float(task.loss(model, batch).loss)

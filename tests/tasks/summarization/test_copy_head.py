@@ -1,6 +1,6 @@
 """Copying from the source: probabilities by hand, and nothing from where nothing is.
 
-# N rows   T places that predict   S source length   D embed_dim   V vocabulary
+# N rows   T positions that predict   S source length   D embed_dim   V vocabulary
 """
 
 import math
@@ -56,7 +56,7 @@ def test_mixed_by_hand():
 
 
 def at_each_place(head, source):
-    """Log-weights, gate logits and source ids of N * T places, in rows."""
+    """Log-weights, gate logits and source ids of N * T positions, in rows."""
     torch.manual_seed(2)
     log_weights, gate = head(torch.randn(N, T, D), torch.randn(N, T, D), source)
     assert log_weights.dtype is gate.dtype is torch.float32
@@ -93,17 +93,17 @@ def test_nothing_is_copied_from_the_padding(head, source):
 def test_scores_by_hand(head):
     """Query and key are sums over a place and its token or the token before; the first source token has none."""
     torch.manual_seed(3)
-    hidden, embedded, places, previous = (torch.randn(1, 3, D) for _ in range(4))
+    hidden, embedded, positions, previous = (torch.randn(1, 3, D) for _ in range(4))
     source = head.source(hidden, embedded, torch.tensor([[2, 5, 3]]), torch.ones(1, 3, dtype=torch.bool))
-    log_weights, gate = head(places, previous, source)
+    log_weights, gate = head(positions, previous, source)
     for t in range(3):
-        query = head.query(places[0, t]) + head.previous_query(previous[0, t])
+        query = head.query(positions[0, t]) + head.previous_query(previous[0, t])
         scores = []
         for s in range(3):
             before = embedded[0, s - 1] if s else torch.zeros(D)
             scores.append(query @ (head.key(hidden[0, s]) + head.previous_key(before)) / math.sqrt(D))
         torch.testing.assert_close(log_weights[0, t], torch.stack(scores).log_softmax(dim=0), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(gate[0, t], head.gate(places[0, t])[0])
+        torch.testing.assert_close(gate[0, t], head.gate(positions[0, t])[0])
 
 
 def test_each_row_several_times(source):

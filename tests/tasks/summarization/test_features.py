@@ -81,11 +81,11 @@ def test_a_label_is_behind_the_place_that_predicts_it(features):
         for row in range(3):
             length = int(batch["attention_mask"][row].sum())
             counted = batch["labels"][row] >= 0
-            places, labels = batch["label_positions"][row, counted], batch["labels"][row, counted]
+            positions, labels = batch["label_positions"][row, counted], batch["labels"][row, counted]
             first = int((batch["token_type_ids"][row] == 0).sum()) - 1
-            assert places.tolist() == list(range(first, length))
+            assert positions.tolist() == list(range(first, length))
             assert batch["input_ids"][row, first] == 3
-            assert torch.equal(batch["input_ids"][row, places[1:]], labels[:-1])
+            assert torch.equal(batch["input_ids"][row, positions[1:]], labels[:-1])
             assert labels[-1] == 3
         assert batch["label_positions"].max() < batch["input_ids"].shape[1]
 

@@ -248,7 +248,7 @@ def test_references_of_a_hub_set(hub_gives):
     assert load_pairs(dataset="a/b").train.pairs == (Pair("row 1", "0", ("a", "b")),)
 
 
-def test_rows_that_nobody_can_mend_are_left_out_and_counted(hub_gives):
+def test_rows_that_nobody_can_fix_are_left_out_and_counted(hub_gives):
     train = [{"id": n // 2, "document": f"d{n}", "summary": f"s{n}"} for n in range(8)]
     train[1]["document"], train[2]["summary"], train[4]["document"], train[5]["id"] = "", " \n", None, None
     hub_gives(train=train, validation=[{"id": "x", "document": "d", "summary": "s"}])
