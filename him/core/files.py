@@ -80,11 +80,15 @@ def add_folder(folder: Path, fill: Callable[[Path], None], with_checksums: bool 
         if with_checksums:
             write_checksums(aside)
         sync_folder(aside)
-        os.rename(aside, folder)
-    except BaseException as error:  # Ctrl-C too
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError) and folder.is_dir():
+        try:
+            os.rename(aside, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
             return False
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(aside, ignore_errors=True)
         raise
     sync(folder.parent)
     return True

@@ -231,7 +231,7 @@ class Trainer:
         self.progress.say_epoch(evaluation, means)
         num_steps = self.budget.steps_in_epoch(self.state.step)
         self.state.end_epoch(num_steps, self.config.early_stopping_epochs, self.config.schedule == "plateau")
-        if self.state.stopped_early:
+        if self.state.stopped_early and self.state.bad_epochs:  # a resumed run may have been stopped before this epoch
             best_metric = self.task.best_metric
             self.progress.say(f"stopped early: {best_metric} was best {self.state.bad_epochs} epochs ago")
         for observer in self.observers:

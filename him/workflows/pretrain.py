@@ -100,9 +100,11 @@ def _keep(model: nn.Module, pretraining: RunFolder, kept: Path) -> None:
     if not _is_whole(kept):
         shutil.rmtree(kept, ignore_errors=True)
     try:
-        add_folder(kept, fill)
+        is_new = add_folder(kept, fill)
     except OSError as error:
         raise cannot_write(error, kept) from None
+    if not is_new and not _is_whole(kept):
+        raise CheckpointError(f"{kept}: damaged, and cannot be replaced; remove it, then go on with --resume")
 
 
 def _copy_records(kept: Path, folder: RunFolder) -> None:

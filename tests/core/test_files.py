@@ -228,6 +228,18 @@ def test_the_quicker_writer_is_kept(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"set", ".set-12ab34cd"}
 
 
+def test_a_folder_that_cannot_be_filled_is_an_error_beside_another_one(tmp_path):
+    """A full disk is not a quicker writer."""
+
+    def fail(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    add_folder(tmp_path / "set", fill("quick"))
+    with pytest.raises(OSError, match="full"):
+        add_folder(tmp_path / "set", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_an_added_folder_may_go_without_checksums(tmp_path):
     assert add_folder(tmp_path / "deep" / "run", fill("new"), with_checksums=False)
     assert {path.name for path in (tmp_path / "deep" / "run").iterdir()} == {"a.txt", "b.json"}

@@ -237,6 +237,19 @@ def test_damaged_weights_are_made_again(of_squad, tmp_path, capsys, damage):
     assert_same_run(tmp_path / "runs" / "second", tmp_path / "runs" / "first")
 
 
+def test_damaged_weights_that_cannot_be_removed_are_refused(of_squad, tmp_path, monkeypatch):
+    """They are of somebody else, say: the run does not begin with them, and its own checkpoints stay."""
+    settings = {**of_squad, "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "runs")}
+    train(Config(**settings, run_name="first"))
+    kept = kept_in(settings)
+    (kept / "metrics.jsonl").unlink()
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, *rest, **more: path == kept or remove(path, *rest, **more))
+    with pytest.raises(CheckpointError, match=r"damaged, and cannot be replaced; remove it, then go on with --resume$"):
+        train(Config(**settings, run_name="second"))
+    assert list((tmp_path / "runs" / "second" / "pretraining" / "checkpoints").glob("step_*"))
+
+
 def test_two_runs_keep_the_same_weights_at_once(of_squad, tmp_path, monkeypatch):
     """The other one has put its folder there, and a third one is at it; neither is touched, nor is this run stopped."""
     settings = {**of_squad, "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / "runs")}
