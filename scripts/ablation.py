@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # `import evaluate` shall not find scripts/evaluate.py
 
 from him.cli.command import print_json, run_command  # noqa: E402
 from him.cli.parser import Parser  # noqa: E402

@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # `import evaluate` shall not find scripts/evaluate.py
 
 from him.cli.command import print_json, run_command  # noqa: E402
 from him.cli.parser import Parser, add_settings  # noqa: E402

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)
 
 from him.cli.parser import flag_default, flag_names  # noqa: E402
 from him.config.options import SECTIONS, choices_of  # noqa: E402

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from him.cli import train
 from him.cli.command import Program
+from him.cli.parser import named_task
 from him.core.errors import ConfigError
 
 DESCRIPTION = """\
@@ -18,8 +19,9 @@ The flags are those of training. What a trained weight depends on cannot change.
 
 def run(arguments: Sequence[str], program: Program) -> int:
     """Runs the command; see `him.cli.main`."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        train.build_parser(program, DESCRIPTION, usage=f"{program.prog} RUN [flags]").parse_args(["--help"])
+    if {"-h", "--help"} & set(arguments):
+        usage = f"{program.prog} RUN [flags]"
+        train.build_parser(program, named_task(arguments), DESCRIPTION, usage).parse_args(["--help"])
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError(f"the run comes first, as in {program.line} runs/NAME; see --help")
-    return train.run(["--resume", *arguments], program)
+    return train.run(["--resume", *arguments], program, resume_flag="")

@@ -22,7 +22,7 @@ and hands over a small, fast model.
 
 
 def build_parser(
-    program: Program, task: str, description: str = DESCRIPTION, usage: str | None = None
+    program: Program, task: str | None, description: str = DESCRIPTION, usage: str | None = None
 ) -> parser.Parser:
     """The flags, with the defaults of a task; `{line}` in the description becomes what one types."""
     made = parser.build_parser(description.format(line=program.line), task)
@@ -30,8 +30,12 @@ def build_parser(
     return made
 
 
-def run(arguments: Sequence[str], program: Program) -> int:
-    """Runs the command; see `him.cli.main`."""
+def run(arguments: Sequence[str], program: Program, resume_flag: str = " --resume") -> int:
+    """Runs the command; see `him.cli.main`.
+
+    Args:
+        resume_flag: what stands between the command and the run in the line that goes on with a run.
+    """
     settings, folder, allow_inexact = parser.parse_command_line(
         build_parser(program, parser.named_task(arguments)), arguments
     )
@@ -47,7 +51,7 @@ def run(arguments: Sequence[str], program: Program) -> int:
     try:
         result = train(config, show) if config is not None else resume(Path(folder), settings, show, allow_inexact)
     except Interrupted as interrupted:
-        print(f"stopped; go on with: {program.line} --resume {shlex.quote(str(interrupted.folder))}", flush=True)
+        print(f"stopped; go on with: {program.line}{resume_flag} {shlex.quote(str(interrupted.folder))}", flush=True)
         return 128 + interrupted.signal
     if "compression" in result:
         print(result["compression"]["table"], result["compression"]["summary"], sep="\n")

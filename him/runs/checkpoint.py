@@ -154,7 +154,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if _is_state(state):
-            return {**state, "config": renamed(state["config"])} if "config" in state else state
+            is_ours = state["format_version"] == FORMAT_VERSION
+            return {**state, "config": renamed(state["config"])} if is_ours else state
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     raise CheckpointError(f"{path}: not the state of a checkpoint")

@@ -7,6 +7,7 @@ import torch
 
 from him.compression.pipeline import naming
 from him.config import Config
+from him.config.names import current
 from him.config.options import with_role
 from him.config.resolve import with_changes
 from him.config.values import raise_together
@@ -52,6 +53,7 @@ def resume(
 
 
 def _resume(run: RunFolder, changes: dict[str, Any], on_result: OnResult | None, allow_inexact: bool) -> dict[str, Any]:
+    changes = current(changes)
     before = Config.load(run.config)
     config = _changed(before, changes)
     check_places(run.path, config, changes)

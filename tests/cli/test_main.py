@@ -1,5 +1,6 @@
 """The commands by name, and that `main.py` and the scripts are no more than ways to them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from him.cli.command import Program
 from him.cli.main import COMMANDS
 from him.config import Config
+from him.training.trainer import Interrupted
 from tests.small_runs import ROOT, Finished, assert_one_line, flags, small_settings
 
 SHIMS = {"main.py": "train"} | {
@@ -123,3 +126,29 @@ def test_a_run_by_name(tmp_path):
     assert (resumed.status, resumed.err) == (0, "")
     assert f"resuming {run} at step 1 of 2" in resumed.out
     assert Config.load(run / "config.json").max_steps == 2
+
+
+def test_help_of_resume_is_its_own():
+    """Also behind the run."""
+    for arguments in (["--help"], ["runs/x", "--help"]):
+        command = [sys.executable, "-m", "him", "resume", *arguments]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+        assert "resume RUN [flags]" in said and "resume runs/NAME --num_epochs 20" in said
+        assert "--dataset sample " not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "hint"),
+    [
+        ("resume", ["runs/x"], "him resume runs/x"),
+        ("train", ["--resume", "runs/x"], "him train --resume runs/x"),
+    ],
+)
+def test_the_hint_after_a_signal_can_be_typed(monkeypatch, capsys, command, arguments, hint):
+    def stop(*_: object) -> None:
+        raise Interrupted(2, Path("runs/x"))
+
+    monkeypatch.setattr("him.workflows.resume.resume", stop)
+    module = importlib.import_module(f"him.cli.{command}")
+    assert module.run(arguments, Program(f"him {command}", f"him {command}")) == 130
+    assert capsys.readouterr().out == f"stopped; go on with: {hint}\n"
